@@ -1,0 +1,232 @@
+//! What an operator decided, validated: file, environment and flags in, [`Config`] out.
+//!
+//! This is the only reader of environment variables and secret files. Nothing below needs to
+//! check a setting again. It borrows the vocabulary of [`crate::maildrop`] and knows no other module.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::maildrop::{DeletePolicy, UniqueIdFormat};
+
+/// Everything that the daemon needs to know before it binds its first socket.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where POP3 clients connect.
+    pub pop3: Listeners,
+    /// Where `/metrics`, `/livez` and `/readyz` are served; `None` switches them off.
+    pub admin: Option<SocketAddr>,
+    /// The certificate shown to clients; without it there is neither STLS nor implicit TLS.
+    pub tls: Option<CertificateFiles>,
+    /// Who may send a password over clear text.
+    pub cleartext_login: CleartextLogin,
+    /// How long anything may take.
+    pub timeouts: Timeouts,
+    /// How much of anything there may be.
+    pub limits: Limits,
+    /// The IMAP servers, by the names of their config sections.
+    pub upstreams: Vec<Arc<Upstream>>,
+    /// Which login goes to which upstream.
+    pub routes: Routes,
+}
+
+/// The addresses of one protocol.
+#[derive(Debug, Clone, Default)]
+pub struct Listeners {
+    /// Clear text, with an upgrade to TLS where there is a certificate.
+    pub clear: Vec<SocketAddr>,
+    /// TLS from the first octet (RFC 8314).
+    pub tls: Vec<SocketAddr>,
+}
+
+/// PEM files, read again when they change.
+#[derive(Debug, Clone)]
+pub struct CertificateFiles {
+    /// The chain, leaf first.
+    pub certificate: PathBuf,
+    /// PKCS#8, PKCS#1 or SEC1.
+    pub private_key: PathBuf,
+}
+
+/// Who may log in without TLS.
+#[derive(Debug, Clone, Default)]
+pub enum CleartextLogin {
+    /// Nobody.
+    Never,
+    /// Clients on this machine.
+    #[default]
+    Loopback,
+    /// Everybody: passwords cross the network readable.
+    Always,
+    /// Clients from these networks.
+    From(Vec<IpNet>),
+}
+
+/// All of them are positive.
+#[derive(Debug, Clone)]
+pub struct Timeouts {
+    /// From accept to a finished login, TLS handshake included, whatever trickles in.
+    pub login: Duration,
+    /// Logged in without a command (RFC 1939 §3: at least ten minutes).
+    pub idle: Duration,
+    /// No progress from the upstream for so long ends the wait.
+    pub upstream: Duration,
+    /// After SIGTERM, for sessions in TRANSACTION; one in UPDATE is never cut.
+    pub drain: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            login: Duration::from_secs(60),
+            idle: Duration::from_secs(10 * 60),
+            upstream: Duration::from_secs(30),
+            drain: Duration::from_secs(45),
+        }
+    }
+}
+
+/// All of them are positive.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Client connections, all listeners together.
+    pub connections: usize,
+    /// Client connections from one address (IPv6: from one /64).
+    pub connections_per_address: usize,
+    /// Logged-in upstream connections of one account.
+    pub upstream_connections_per_account: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            connections_per_address: 100,
+            upstream_connections_per_account: 10,
+        }
+    }
+}
+
+/// One `[upstream.NAME]`.
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    /// NAME; also the label in metrics and logs.
+    pub name: Arc<str>,
+    /// Where its IMAP service is.
+    pub imap: Endpoint,
+    /// A PEM file that replaces the system's roots.
+    pub ca_file: Option<PathBuf>,
+    /// What this provider needs beyond what its capabilities say.
+    pub quirks: Quirks,
+    /// How its mailboxes look to POP3.
+    pub maildrop: MaildropSettings,
+}
+
+/// A host, a port, and how TLS begins there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// A DNS name or an IP address (without brackets); also the name that the certificate must carry.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// How TLS begins.
+    pub security: EndpointSecurity,
+}
+
+/// How TLS begins on a connection to an upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndpointSecurity {
+    /// With the first octet.
+    Implicit,
+    /// By STARTTLS, before anything else is said.
+    StartTls,
+    /// Never: loopback, or `allow_cleartext = true`.
+    Clear,
+}
+
+/// Deviations of a provider that cannot be detected at run time (PROVIDERS in the README).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quirks {
+    /// Whether several commands may be under way at once.
+    pub pipelining: bool,
+    /// The folder that `trash` means, where SPECIAL-USE and well-known names do not find it.
+    pub trash_folder: Option<String>,
+    /// The folder that `archive` means, likewise.
+    pub archive_folder: Option<String>,
+}
+
+impl Default for Quirks {
+    fn default() -> Self {
+        Self {
+            pipelining: true,
+            trash_folder: None,
+            archive_folder: None,
+        }
+    }
+}
+
+/// `[maildrop]`, `[upstream.NAME.maildrop]`; the nearest wins, key by key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MaildropSettings {
+    /// The IMAP mailbox that POP3 shows, as UTF-8.
+    pub folder: String,
+    /// What DELE + QUIT does.
+    pub on_delete: DeletePolicy,
+    /// When `\Seen` is set.
+    pub mark_seen: MarkSeen,
+    /// The format of UIDL.
+    pub unique_id: UniqueIdFormat,
+    /// Whether two sessions may have the same maildrop open.
+    pub sessions: Sessions,
+}
+
+impl Default for MaildropSettings {
+    fn default() -> Self {
+        Self {
+            folder: "INBOX".to_owned(),
+            on_delete: DeletePolicy::Trash,
+            mark_seen: MarkSeen::Never,
+            unique_id: UniqueIdFormat::Dovecot,
+            sessions: Sessions::Shared,
+        }
+    }
+}
+
+/// When popgate sets `\Seen`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MarkSeen {
+    /// Never.
+    Never,
+    /// At QUIT, on what RETR delivered in full.
+    Retrieved,
+}
+
+/// Whether two sessions may have the same maildrop open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sessions {
+    /// They may; each has its own snapshot.
+    Shared,
+    /// The second gets `[IN-USE]`.
+    Exclusive,
+}
+
+/// `[[route]]`s in the order of the file; the first that matches wins, `default` takes the rest.
+#[derive(Debug, Clone)]
+pub struct Routes {
+    routes: Vec<(globset::GlobMatcher, Arc<Upstream>)>,
+    default: Option<Arc<Upstream>>,
+}
+
+impl Routes {
+    /// The upstream for what the client typed as its login, compared without regard to case.
+    pub fn upstream(&self, login: &str) -> Option<&Arc<Upstream>> {
+        self.routes
+            .iter()
+            .find(|(glob, _)| glob.is_match(login))
+            .map(|(_, upstream)| upstream)
+            .or(self.default.as_ref())
+    }
+}

@@ -1,0 +1,5 @@
+//! popgate.
+
+pub mod config;
+pub mod maildrop;
+pub mod secret;
