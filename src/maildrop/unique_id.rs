@@ -18,3 +18,24 @@ pub enum UniqueIdFormat {
     /// The EMAILID of RFC 8474.
     EmailId,
 }
+
+impl std::str::FromStr for UniqueIdFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text {
+            "dovecot" => Self::Dovecot,
+            "uid" => Self::Uid,
+            "cyrus" => Self::Cyrus,
+            "courier" => Self::Courier,
+            "uw" => Self::Uw,
+            "gmail" => Self::Gmail,
+            "emailid" => Self::EmailId,
+            _ => {
+                return Err(format!(
+                    "{text:?} is none of dovecot, uid, cyrus, courier, uw, gmail, emailid"
+                ));
+            }
+        })
+    }
+}

@@ -16,3 +16,25 @@ pub enum DeletePolicy {
     /// Moved to this folder (UTF-8).
     Move(String),
 }
+
+impl std::str::FromStr for DeletePolicy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text {
+            "expunge" => Self::Expunge,
+            "trash" => Self::Trash,
+            "archive" => Self::Archive,
+            "flag" => Self::Flag,
+            "keep" => Self::Keep,
+            _ => match text.strip_prefix("move:") {
+                Some(folder) if !folder.is_empty() => Self::Move(folder.to_owned()),
+                _ => {
+                    return Err(format!(
+                        "{text:?} is none of expunge, trash, archive, flag, keep, move:FOLDER"
+                    ));
+                }
+            },
+        })
+    }
+}
