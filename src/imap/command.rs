@@ -1,0 +1,611 @@
+//! Commands (RFC 3501 §6), written so that no argument can become a second command.
+
+use zeroize::Zeroizing;
+
+use super::fetch::HIDDEN_KEYWORD;
+use super::ids::{Uid, UidSet};
+use super::response::Tag;
+use crate::secret::Secret;
+
+/// Octets that the UID set of one command may take; RFC 9051 §4 lets servers refuse lines above 8192.
+pub const UID_SET_OCTETS_MAX: usize = 7 * 1024;
+
+/// Octets up to which LITERAL- (RFC 7888 §4) lets a literal go without waiting.
+const LITERAL_MINUS_OCTETS_MAX: usize = 4096;
+
+/// A command without its tag, ready for the wire.
+pub struct Command {
+    name: CommandName,
+    octets: Zeroizing<Vec<u8>>,
+    /// Positions in `octets` at which the upstream must ask for more before we go on.
+    pauses: Vec<usize>,
+}
+
+/// The closed set of commands that we send; also the metric label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "the names are the documentation")]
+pub enum CommandName {
+    Capability,
+    StartTls,
+    Authenticate,
+    Login,
+    Id,
+    Enable,
+    Namespace,
+    List,
+    Create,
+    Select,
+    FetchListing,
+    FetchBody,
+    Search,
+    Store,
+    Copy,
+    Move,
+    Expunge,
+    Noop,
+    Logout,
+}
+
+impl CommandName {
+    /// All of them, for metrics that start at zero.
+    pub const ALL: [Self; 19] = [
+        Self::Capability,
+        Self::StartTls,
+        Self::Authenticate,
+        Self::Login,
+        Self::Id,
+        Self::Enable,
+        Self::Namespace,
+        Self::List,
+        Self::Create,
+        Self::Select,
+        Self::FetchListing,
+        Self::FetchBody,
+        Self::Search,
+        Self::Store,
+        Self::Copy,
+        Self::Move,
+        Self::Expunge,
+        Self::Noop,
+        Self::Logout,
+    ];
+
+    /// In lower case, for labels and logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Capability => "capability",
+            Self::StartTls => "starttls",
+            Self::Authenticate => "authenticate",
+            Self::Login => "login",
+            Self::Id => "id",
+            Self::Enable => "enable",
+            Self::Namespace => "namespace",
+            Self::List => "list",
+            Self::Create => "create",
+            Self::Select => "select",
+            Self::FetchListing => "fetch_listing",
+            Self::FetchBody => "fetch_body",
+            Self::Search => "search",
+            Self::Store => "store",
+            Self::Copy => "copy",
+            Self::Move => "move",
+            Self::Expunge => "expunge",
+            Self::Noop => "noop",
+            Self::Logout => "logout",
+        }
+    }
+}
+
+/// Whether a literal may be sent without waiting for the upstream's `+` (RFC 7888).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Literals {
+    /// It must wait.
+    Synchronizing,
+    /// LITERAL-: up to 4096 octets may go at once.
+    Minus,
+    /// LITERAL+: all may.
+    Plus,
+}
+
+/// A mailbox name as the wire has it: modified UTF-7 (RFC 3501 §5.1.3), or UTF-8 once that is enabled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MailboxName(Vec<u8>);
+
+impl MailboxName {
+    /// A name that the upstream itself sent.
+    pub fn from_wire(name: Vec<u8>) -> Self {
+        Self(name)
+    }
+
+    /// A name from the config.
+    pub fn encode(name: &str, utf8: bool) -> Self {
+        Self(if utf8 {
+            name.as_bytes().to_vec()
+        } else {
+            modified_utf7(name)
+        })
+    }
+
+    /// The octets on the wire, before quoting.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Which octets of a message a FETCH asks for, never setting `\Seen`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Section {
+    /// `BODY.PEEK[]`
+    Whole,
+    /// `BODY.PEEK[]<first.octets>`
+    Part {
+        /// From 0.
+        first: u32,
+        /// How many at most.
+        octets: u32,
+    },
+}
+
+/// Data items of a listing beyond UID, RFC822.SIZE and FLAGS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListingIdentity {
+    /// None: UID and UIDVALIDITY name the message.
+    Uid,
+    /// X-GM-MSGID
+    GmailMessageId,
+    /// EMAILID
+    EmailId,
+}
+
+/// A flag that we set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoredFlag {
+    /// `\Deleted`
+    Deleted,
+    /// `\Seen`
+    Seen,
+    /// [`HIDDEN_KEYWORD`]
+    Hidden,
+}
+
+impl Command {
+    /// Which command this is.
+    pub fn name(&self) -> CommandName {
+        self.name
+    }
+
+    /// The parts between which the upstream must be heard, the first behind the tag.
+    pub fn parts(&self, tag: Tag) -> impl Iterator<Item = Zeroizing<Vec<u8>>> + '_ {
+        let starts = std::iter::once(0).chain(self.pauses.iter().copied());
+        let ends = self.pauses.iter().copied().chain([self.octets.len()]);
+        let mut before = format!("{tag} ").into_bytes();
+        starts.zip(ends).map(move |(start, end)| {
+            let mut part = Zeroizing::new(Vec::with_capacity(before.len() + end - start));
+            part.append(&mut before);
+            part.extend_from_slice(&self.octets[start..end]);
+            part
+        })
+    }
+
+    /// `CAPABILITY`
+    pub fn capability() -> Self {
+        Writer::new(CommandName::Capability, "CAPABILITY").end()
+    }
+
+    /// `STARTTLS`
+    pub fn start_tls() -> Self {
+        Writer::new(CommandName::StartTls, "STARTTLS").end()
+    }
+
+    /// `LOGIN userid password`
+    pub fn login(user: &[u8], password: &Secret, literals: Literals) -> Self {
+        let octets = 2 * (user.len() + password.expose().len()) + 64;
+        let mut writer = Writer::with_capacity(CommandName::Login, "LOGIN", octets);
+        writer.text(" ").astring(user, literals);
+        writer.text(" ").astring(password.expose(), literals);
+        writer.end()
+    }
+
+    /// `AUTHENTICATE mechanism [initial-response]`; the response is base64 already.
+    pub fn authenticate(mechanism: &str, initial_response: Option<&Secret>) -> Self {
+        let octets = initial_response.map_or(0, |response| response.expose().len()) + 64;
+        let mut writer = Writer::with_capacity(CommandName::Authenticate, "AUTHENTICATE ", octets);
+        writer.text(mechanism);
+        if let Some(response) = initial_response {
+            writer.text(" ").octets(response.expose());
+        }
+        writer.end()
+    }
+
+    /// `ID (…)` (RFC 2971). Some providers refuse an empty one, and NetEase serves nobody without.
+    pub fn id(version: &str) -> Self {
+        let mut writer = Writer::new(CommandName::Id, "ID (\"name\" \"popgate\" \"version\" \"");
+        writer.text(version).text("\")");
+        writer.end()
+    }
+
+    /// `ENABLE UTF8=ACCEPT` (RFC 9755)
+    pub fn enable_utf8() -> Self {
+        Writer::new(CommandName::Enable, "ENABLE UTF8=ACCEPT").end()
+    }
+
+    /// `NAMESPACE` (RFC 2342)
+    pub fn namespace() -> Self {
+        Writer::new(CommandName::Namespace, "NAMESPACE").end()
+    }
+
+    /// `LIST "" "*"`: every mailbox, with its special use where the upstream tells (RFC 6154 §5.2).
+    pub fn list(variant: ListVariant) -> Self {
+        let text = match variant {
+            ListVariant::Plain => "LIST \"\" \"*\"",
+            ListVariant::SpecialUse => "LIST \"\" \"*\" RETURN (SPECIAL-USE)",
+            ListVariant::XList => "XLIST \"\" \"*\"",
+        };
+        Writer::new(CommandName::List, text).end()
+    }
+
+    /// `CREATE mailbox`
+    pub fn create(mailbox: &MailboxName, literals: Literals) -> Self {
+        let mut writer = Writer::new(CommandName::Create, "CREATE ");
+        writer.astring(mailbox.as_bytes(), literals);
+        writer.end()
+    }
+
+    /// `SELECT mailbox`
+    pub fn select(mailbox: &MailboxName, literals: Literals) -> Self {
+        let mut writer = Writer::new(CommandName::Select, "SELECT ");
+        writer.astring(mailbox.as_bytes(), literals);
+        writer.end()
+    }
+
+    /// `UID FETCH 1:* (UID RFC822.SIZE FLAGS …)`
+    pub fn fetch_listing(identity: ListingIdentity) -> Self {
+        let text = match identity {
+            ListingIdentity::Uid => "UID FETCH 1:* (UID RFC822.SIZE FLAGS)",
+            ListingIdentity::GmailMessageId => "UID FETCH 1:* (UID RFC822.SIZE FLAGS X-GM-MSGID)",
+            ListingIdentity::EmailId => "UID FETCH 1:* (UID RFC822.SIZE FLAGS EMAILID)",
+        };
+        Writer::new(CommandName::FetchListing, text).end()
+    }
+
+    /// `UID FETCH uid (UID BODY.PEEK[]…)`
+    pub fn fetch_body(uid: Uid, section: Section) -> Self {
+        let section = match section {
+            Section::Whole => String::new(),
+            Section::Part { first, octets } => format!("<{first}.{octets}>"),
+        };
+        let mut writer = Writer::new(CommandName::FetchBody, "UID FETCH ");
+        writer.text(&format!("{uid} (UID BODY.PEEK[]{section})"));
+        writer.end()
+    }
+
+    /// `UID SEARCH UID set`: which of these are still there.
+    pub fn search_present(set: &UidSet) -> Self {
+        let mut writer = Writer::new(CommandName::Search, "UID SEARCH UID ");
+        writer.text(&set.to_string());
+        writer.end()
+    }
+
+    /// `UID SEARCH UID set UNDELETED`: which of these do not bear `\Deleted`.
+    pub fn search_undeleted(set: &UidSet) -> Self {
+        let mut writer = Writer::new(CommandName::Search, "UID SEARCH UID ");
+        writer.text(&set.to_string()).text(" UNDELETED");
+        writer.end()
+    }
+
+    /// `UID STORE set +FLAGS.SILENT (flag)`
+    pub fn store(set: &UidSet, flag: StoredFlag) -> Self {
+        let flag = match flag {
+            StoredFlag::Deleted => "\\Deleted",
+            StoredFlag::Seen => "\\Seen",
+            StoredFlag::Hidden => HIDDEN_KEYWORD,
+        };
+        let mut writer = Writer::new(CommandName::Store, "UID STORE ");
+        writer.text(&format!("{set} +FLAGS.SILENT ({flag})"));
+        writer.end()
+    }
+
+    /// `UID COPY set mailbox`
+    pub fn copy(set: &UidSet, mailbox: &MailboxName, literals: Literals) -> Self {
+        let mut writer = Writer::new(CommandName::Copy, "UID COPY ");
+        writer.text(&format!("{set} "));
+        writer.astring(mailbox.as_bytes(), literals);
+        writer.end()
+    }
+
+    /// `UID MOVE set mailbox` (RFC 6851)
+    pub fn move_to(set: &UidSet, mailbox: &MailboxName, literals: Literals) -> Self {
+        let mut writer = Writer::new(CommandName::Move, "UID MOVE ");
+        writer.text(&format!("{set} "));
+        writer.astring(mailbox.as_bytes(), literals);
+        writer.end()
+    }
+
+    /// `UID EXPUNGE set` (RFC 4315): the only expunge we ever send.
+    pub fn expunge(set: &UidSet) -> Self {
+        let mut writer = Writer::new(CommandName::Expunge, "UID EXPUNGE ");
+        writer.text(&set.to_string());
+        writer.end()
+    }
+
+    /// `NOOP`
+    pub fn noop() -> Self {
+        Writer::new(CommandName::Noop, "NOOP").end()
+    }
+
+    /// `LOGOUT`. Never CLOSE, which would expunge what others marked.
+    pub fn logout() -> Self {
+        Writer::new(CommandName::Logout, "LOGOUT").end()
+    }
+}
+
+/// How the upstream lets us ask for special uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListVariant {
+    /// Not at all.
+    Plain,
+    /// RFC 6154
+    SpecialUse,
+    /// Before RFC 6154.
+    XList,
+}
+
+struct Writer {
+    name: CommandName,
+    octets: Zeroizing<Vec<u8>>,
+    pauses: Vec<usize>,
+}
+
+impl Writer {
+    fn new(name: CommandName, text: &str) -> Self {
+        Self::with_capacity(name, text, 0)
+    }
+
+    /// Reserves what a secret will need, so that no reallocation leaves a copy of it behind.
+    fn with_capacity(name: CommandName, text: &str, more: usize) -> Self {
+        let mut octets = Zeroizing::new(Vec::with_capacity(text.len() + more + 2));
+        octets.extend_from_slice(text.as_bytes());
+        Self {
+            name,
+            octets,
+            pauses: Vec::new(),
+        }
+    }
+
+    fn text(&mut self, text: &str) -> &mut Self {
+        self.octets(text.as_bytes())
+    }
+
+    fn octets(&mut self, octets: &[u8]) -> &mut Self {
+        self.octets.extend_from_slice(octets);
+        self
+    }
+
+    /// `astring = 1*ASTRING-CHAR / quoted / literal`. NUL fits into none of them (RFC 3501 §9,
+    /// CHAR8); [`crate::sasl`] and the config refuse it before it comes here.
+    fn astring(&mut self, value: &[u8], literals: Literals) {
+        let is_atom = |octet: &u8| octet.is_ascii_alphanumeric() || b"-_.@/+=:".contains(octet);
+        let is_quotable = |octet: &u8| octet.is_ascii() && !matches!(octet, b'\r' | b'\n' | 0);
+        // NIL would be an atom in one place and nothing in another.
+        if !value.is_empty() && value.iter().all(is_atom) && !value.eq_ignore_ascii_case(b"NIL") {
+            self.octets(value);
+        } else if value.iter().all(is_quotable) {
+            self.quoted(value);
+        } else {
+            self.literal(value, literals);
+        }
+    }
+
+    fn quoted(&mut self, value: &[u8]) {
+        self.octets.push(b'"');
+        for octet in value {
+            if matches!(octet, b'"' | b'\\') {
+                self.octets.push(b'\\');
+            }
+            self.octets.push(*octet);
+        }
+        self.octets.push(b'"');
+    }
+
+    fn literal(&mut self, value: &[u8], literals: Literals) {
+        let waits = match literals {
+            Literals::Plus => false,
+            Literals::Minus => value.len() > LITERAL_MINUS_OCTETS_MAX,
+            Literals::Synchronizing => true,
+        };
+        let plus = if waits { "" } else { "+" };
+        self.text(&format!("{{{}{plus}}}\r\n", value.len()));
+        if waits {
+            self.pauses.push(self.octets.len());
+        }
+        self.octets(value);
+    }
+
+    fn end(mut self) -> Command {
+        self.text("\r\n");
+        Command {
+            name: self.name,
+            octets: self.octets,
+            pauses: self.pauses,
+        }
+    }
+}
+
+/// RFC 3501 §5.1.3: base64 of UTF-16 with `,` for `/` and no padding, between `&` and `-`.
+fn modified_utf7(name: &str) -> Vec<u8> {
+    use base64::Engine;
+    let base64 = base64::engine::general_purpose::STANDARD_NO_PAD;
+    let mut encoded = Vec::with_capacity(name.len());
+    let mut shifted: Vec<u8> = Vec::new();
+    let shift_out = |shifted: &mut Vec<u8>, encoded: &mut Vec<u8>| {
+        if !shifted.is_empty() {
+            let run = base64.encode(std::mem::take(shifted)).replace('/', ",");
+            encoded.extend_from_slice(format!("&{run}-").as_bytes());
+        }
+    };
+    for character in name.chars() {
+        match character {
+            ' '..='~' => {
+                shift_out(&mut shifted, &mut encoded);
+                encoded.push(character as u8);
+                if character == '&' {
+                    encoded.push(b'-');
+                }
+            }
+            _ => {
+                let mut units = [0; 2];
+                for unit in character.encode_utf16(&mut units) {
+                    shifted.extend_from_slice(&unit.to_be_bytes());
+                }
+            }
+        }
+    }
+    shift_out(&mut shifted, &mut encoded);
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wire(command: &Command) -> Vec<String> {
+        command
+            .parts(Tag(1))
+            .map(|part| String::from_utf8_lossy(&part).into_owned())
+            .collect()
+    }
+
+    fn login(password: &[u8], literals: Literals) -> Vec<String> {
+        wire(&Command::login(
+            b"joe@example.org",
+            &Secret::new(password.to_vec()),
+            literals,
+        ))
+    }
+
+    #[test]
+    fn a_password_is_one_argument_whatever_is_in_it() {
+        for (password, literals, parts) in [
+            (
+                &b"secret"[..],
+                Literals::Plus,
+                vec!["g1 LOGIN joe@example.org secret\r\n"],
+            ),
+            (
+                b"",
+                Literals::Plus,
+                vec!["g1 LOGIN joe@example.org \"\"\r\n"],
+            ),
+            (
+                b"NIL",
+                Literals::Plus,
+                vec!["g1 LOGIN joe@example.org \"NIL\"\r\n"],
+            ),
+            (
+                b" a\"b\\c ",
+                Literals::Plus,
+                vec!["g1 LOGIN joe@example.org \" a\\\"b\\\\c \"\r\n"],
+            ),
+            (
+                b"{3}",
+                Literals::Plus,
+                vec!["g1 LOGIN joe@example.org \"{3}\"\r\n"],
+            ),
+            (
+                b"%*()]",
+                Literals::Plus,
+                vec!["g1 LOGIN joe@example.org \"%*()]\"\r\n"],
+            ),
+            (
+                b"a\r\nx",
+                Literals::Plus,
+                vec!["g1 LOGIN joe@example.org {4+}\r\na\r\nx\r\n"],
+            ),
+            (
+                "ü".as_bytes(),
+                Literals::Minus,
+                vec!["g1 LOGIN joe@example.org {2+}\r\nü\r\n"],
+            ),
+            (
+                "ü".as_bytes(),
+                Literals::Synchronizing,
+                vec!["g1 LOGIN joe@example.org {2}\r\n", "ü\r\n"],
+            ),
+        ] {
+            assert_eq!(login(password, literals), parts);
+        }
+        let long = "ü".repeat(2049);
+        assert_eq!(
+            login(long.as_bytes(), Literals::Minus).len(),
+            2,
+            "LITERAL- stops at 4096"
+        );
+    }
+
+    #[test]
+    fn mailbox_names_in_modified_utf7() {
+        for (name, encoded) in [
+            ("INBOX", "INBOX"),
+            ("a&b", "a&-b"),
+            ("Entwürfe", "Entw&APw-rfe"),
+            ("台北日本語", "&U,BTF2XlZyyKng-"),
+            ("x\u{1f4ee}", "x&2D3c7g-"),
+        ] {
+            assert_eq!(
+                MailboxName::encode(name, false).as_bytes(),
+                encoded.as_bytes()
+            );
+            assert_eq!(MailboxName::encode(name, true).as_bytes(), name.as_bytes());
+        }
+    }
+
+    #[test]
+    fn an_independent_codec_reads_every_command() {
+        use imap_codec::CommandCodec;
+        use imap_codec::decode::Decoder;
+        let set: UidSet = [1, 2, 9].into_iter().filter_map(Uid::new).collect();
+        let uid = Uid::new(7).expect("not 0");
+        let mailbox = MailboxName::encode("Müll \"x\"", false);
+        let password = Secret::new(b"a\"b".to_vec());
+        let response = Secret::new(b"AGpvZQBhIm4=".to_vec());
+        let plus = Literals::Plus;
+        for command in [
+            Command::capability(),
+            Command::start_tls(),
+            Command::login(b"joe", &password, plus),
+            Command::authenticate("PLAIN", Some(&response)),
+            Command::authenticate("PLAIN", None),
+            Command::id("0.1.0"),
+            Command::enable_utf8(),
+            Command::namespace(),
+            Command::list(ListVariant::Plain),
+            Command::create(&mailbox, plus),
+            Command::select(&mailbox, plus),
+            Command::fetch_listing(ListingIdentity::Uid),
+            Command::fetch_body(uid, Section::Whole),
+            Command::fetch_body(
+                uid,
+                Section::Part {
+                    first: 0,
+                    octets: 4096,
+                },
+            ),
+            Command::search_present(&set),
+            Command::search_undeleted(&set),
+            Command::store(&set, StoredFlag::Deleted),
+            Command::store(&set, StoredFlag::Seen),
+            Command::store(&set, StoredFlag::Hidden),
+            Command::copy(&set, &mailbox, plus),
+            Command::move_to(&set, &mailbox, plus),
+            Command::expunge(&set),
+            Command::noop(),
+            Command::logout(),
+        ] {
+            let wire = wire(&command).concat();
+            match CommandCodec::default().decode(wire.as_bytes()) {
+                Ok((b"", _)) => {}
+                other => panic!("{wire}: {other:?}"),
+            }
+        }
+    }
+}

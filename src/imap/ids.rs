@@ -1,0 +1,194 @@
+//! The numbers that name messages: [`Uid`], [`UidValidity`], [`UidSet`].
+//!
+//! There is no type for message sequence numbers: they move when somebody else expunges, so we
+//! neither send nor trust them (RFC 2180 §4.1).
+
+use std::fmt;
+use std::num::NonZeroU32;
+
+/// A unique identifier (RFC 3501 §2.3.1.1); ascending in a mailbox, valid under one [`UidValidity`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Uid(NonZeroU32);
+
+impl Uid {
+    /// `None` for 0, which is no UID.
+    pub fn new(number: u32) -> Option<Self> {
+        NonZeroU32::new(number).map(Self)
+    }
+
+    /// The number itself, from 1.
+    pub fn number(self) -> u32 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for Uid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Under which numbering a [`Uid`] means a message. When it changes, no UID from before means anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct UidValidity(NonZeroU32);
+
+impl UidValidity {
+    /// `None` for 0, which no server may send.
+    pub fn new(number: u32) -> Option<Self> {
+        NonZeroU32::new(number).map(Self)
+    }
+
+    /// The number itself, from 1.
+    pub fn number(self) -> u32 {
+        self.0.get()
+    }
+}
+
+/// A set of UIDs as ascending, disjoint, inclusive ranges: what `uid-set` spells.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UidSet {
+    ranges: Vec<(u32, u32)>,
+}
+
+impl UidSet {
+    /// Whether there is no UID in it.
+    pub fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    /// How many UIDs are in it.
+    pub fn len(&self) -> usize {
+        self.ranges
+            .iter()
+            .map(|(first, last)| (last - first) as usize + 1)
+            .sum()
+    }
+
+    /// Whether this UID is in it.
+    pub fn contains(&self, uid: Uid) -> bool {
+        let number = uid.number();
+        let after = self.ranges.partition_point(|(first, _)| *first <= number);
+        after > 0 && self.ranges[after - 1].1 >= number
+    }
+
+    /// The UIDs, ascending. Only for sets of our own: a set from the wire may span four billion.
+    pub fn iter(&self) -> impl Iterator<Item = Uid> + '_ {
+        self.ranges
+            .iter()
+            .flat_map(|(first, last)| *first..=*last)
+            .filter_map(Uid::new)
+    }
+
+    /// The same UIDs in sets that each take at most `octets_max` to spell, so that no command
+    /// grows beyond what servers read (RFC 9051 §4: 8192 octets). At least one range each.
+    pub fn split(&self, octets_max: usize) -> Vec<UidSet> {
+        let mut sets: Vec<UidSet> = Vec::new();
+        let mut octets = usize::MAX;
+        for range in &self.ranges {
+            let longer = spelling(*range).len() + 1;
+            octets = octets.saturating_add(longer);
+            match sets.last_mut() {
+                Some(set) if octets <= octets_max => set.ranges.push(*range),
+                _ => {
+                    octets = longer;
+                    sets.push(UidSet {
+                        ranges: vec![*range],
+                    });
+                }
+            }
+        }
+        sets
+    }
+
+    /// Adds an inclusive range, in any order and overlap.
+    pub fn insert_range(&mut self, first: Uid, last: Uid) {
+        let (first, last) = if first <= last {
+            (first.number(), last.number())
+        } else {
+            (last.number(), first.number())
+        };
+        // The ranges that touch the new one lie between these two places.
+        let from = self
+            .ranges
+            .partition_point(|(_, end)| end.saturating_add(1) < first);
+        let to = self
+            .ranges
+            .partition_point(|(start, _)| *start <= last.saturating_add(1));
+        let merged = self.ranges[from..to]
+            .iter()
+            .fold((first, last), |(low, high), (start, end)| {
+                (low.min(*start), high.max(*end))
+            });
+        self.ranges.splice(from..to, [merged]);
+    }
+}
+
+impl FromIterator<Uid> for UidSet {
+    fn from_iter<I: IntoIterator<Item = Uid>>(uids: I) -> Self {
+        let mut set = UidSet::default();
+        for uid in uids {
+            set.insert_range(uid, uid);
+        }
+        set
+    }
+}
+
+impl fmt::Display for UidSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, range) in self.ranges.iter().enumerate() {
+            if position > 0 {
+                f.write_str(",")?;
+            }
+            f.write_str(&spelling(*range))?;
+        }
+        Ok(())
+    }
+}
+
+fn spelling((first, last): (u32, u32)) -> String {
+    if first == last {
+        first.to_string()
+    } else {
+        format!("{first}:{last}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn set(numbers: impl IntoIterator<Item = u32>) -> UidSet {
+        numbers.into_iter().filter_map(Uid::new).collect()
+    }
+
+    #[test]
+    fn neighbours_are_spelt_as_ranges() {
+        for (numbers, spelt) in [
+            (vec![], ""),
+            (vec![7], "7"),
+            (vec![1, 2, 3], "1:3"),
+            (vec![9, 1, 3, 2, 9], "1:3,9"),
+            (vec![u32::MAX, u32::MAX - 1], "4294967294:4294967295"),
+        ] {
+            assert_eq!(set(numbers).to_string(), spelt);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_naive_set(numbers in prop::collection::vec(1u32..200, 0..100), octets in 4usize..60) {
+            let naive: BTreeSet<u32> = numbers.iter().copied().collect();
+            let ours = set(numbers);
+            prop_assert_eq!(ours.len(), naive.len());
+            prop_assert!(ours.iter().map(Uid::number).eq(naive.iter().copied()));
+            for number in 1..200 {
+                prop_assert_eq!(ours.contains(Uid::new(number).expect("from 1")), naive.contains(&number));
+            }
+            let parts = ours.split(octets);
+            prop_assert!(parts.iter().all(|part| part.to_string().len() <= octets.max(8)));
+            prop_assert!(parts.iter().flat_map(UidSet::iter).eq(ours.iter()));
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! The body of a multi-line reply (RFC 1939 §3): [`DotStuffer`]; and where TOP ends: [`TopLines`].
+
+/// Makes a message out of any octets: CRLF line ends, leading dots doubled, a line end at the end.
+///
+/// Feed it chunks cut anywhere; it keeps two bits between them.
+#[derive(Debug)]
+pub struct DotStuffer {
+    at_line_start: bool,
+    after_cr: bool,
+    nul: Nul,
+    octets: u64,
+}
+
+/// What becomes of NUL octets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nul {
+    /// They pass.
+    Kept,
+    /// They become 0x80: Outlook and Outlook Express hang on them.
+    Replaced,
+}
+
+impl DotStuffer {
+    /// At the first octet of a message.
+    pub fn new(nul: Nul) -> Self {
+        Self {
+            at_line_start: true,
+            after_cr: false,
+            nul,
+            octets: 0,
+        }
+    }
+
+    /// Appends a chunk of the message to `out`.
+    pub fn push(&mut self, chunk: &[u8], out: &mut Vec<u8>) {
+        let (Some(first), Some(last)) = (chunk.first(), chunk.last()) else {
+            return;
+        };
+        let written_before = out.len();
+        let mut stuffed = 0;
+        let mut copied = 0;
+        if self.at_line_start && *first == b'.' {
+            out.push(b'.');
+            stuffed += 1;
+        }
+        for newline in memchr::memchr_iter(b'\n', chunk) {
+            let after_cr = match newline.checked_sub(1) {
+                Some(before) => chunk[before] == b'\r',
+                None => self.after_cr,
+            };
+            if !after_cr {
+                out.extend_from_slice(&chunk[copied..newline]);
+                out.push(b'\r');
+                copied = newline;
+            }
+            if chunk.get(newline + 1) == Some(&b'.') {
+                out.extend_from_slice(&chunk[copied..=newline]);
+                out.push(b'.');
+                stuffed += 1;
+                copied = newline + 1;
+            }
+        }
+        out.extend_from_slice(&chunk[copied..]);
+        if self.nul == Nul::Replaced {
+            replace_nul(&mut out[written_before..]);
+        }
+        self.at_line_start = *last == b'\n';
+        self.after_cr = *last == b'\r';
+        self.octets += (out.len() - written_before - stuffed) as u64;
+    }
+
+    /// Ends the last line, if the message did not. The terminator is not part of this.
+    pub fn end_line(&mut self, out: &mut Vec<u8>) {
+        if !self.at_line_start {
+            out.extend_from_slice(b"\r\n");
+            self.at_line_start = true;
+            self.after_cr = false;
+            self.octets += 2;
+        }
+    }
+
+    /// Octets of the message so far as RFC 1939 §11 counts them: line ends as two, stuffing not at all.
+    pub fn octets(&self) -> u64 {
+        self.octets
+    }
+}
+
+fn replace_nul(octets: &mut [u8]) {
+    let mut rest = octets;
+    while let Some(nul) = memchr::memchr(0, rest) {
+        rest[nul] = 0x80;
+        rest = &mut rest[nul + 1..];
+    }
+}
+
+/// Finds where TOP ends (RFC 1939 §7): after the header, its blank line, and so many body lines.
+#[derive(Debug)]
+pub struct TopLines {
+    place: Place,
+    /// What the current line holds so far.
+    line: Line,
+    lines_left: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Header,
+    Body,
+    End,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Line {
+    Empty,
+    OnlyCr,
+    Text,
+}
+
+impl TopLines {
+    /// For `TOP n lines`.
+    pub fn new(lines: u64) -> Self {
+        Self {
+            place: Place::Header,
+            line: Line::Empty,
+            lines_left: lines,
+        }
+    }
+
+    /// How many octets of this chunk still belong to it.
+    pub fn take(&mut self, chunk: &[u8]) -> usize {
+        let mut start = 0;
+        while start < chunk.len() && self.place != Place::End {
+            let Some(length) = memchr::memchr(b'\n', &chunk[start..]) else {
+                self.extend_line(&chunk[start..]);
+                return chunk.len();
+            };
+            self.extend_line(&chunk[start..start + length]);
+            self.end_line();
+            start += length + 1;
+        }
+        start
+    }
+
+    /// Whether the header's blank line has been passed.
+    pub fn has_header_end(&self) -> bool {
+        self.place != Place::Header
+    }
+
+    /// Whether no further octet belongs to it.
+    pub fn is_complete(&self) -> bool {
+        self.place == Place::End
+    }
+
+    fn extend_line(&mut self, text: &[u8]) {
+        self.line = match (self.line, text) {
+            (line, b"") => line,
+            (Line::Empty, b"\r") => Line::OnlyCr,
+            _ => Line::Text,
+        };
+    }
+
+    fn end_line(&mut self) {
+        let blank = self.line != Line::Text;
+        self.line = Line::Empty;
+        match self.place {
+            Place::Header if blank => self.place = Place::Body,
+            Place::Body => self.lines_left = self.lines_left.saturating_sub(1),
+            Place::Header | Place::End => {}
+        }
+        if self.place == Place::Body && self.lines_left == 0 {
+            self.place = Place::End;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn stuffed(chunks: &[&[u8]]) -> (Vec<u8>, u64) {
+        let mut stuffer = DotStuffer::new(Nul::Kept);
+        let mut out = Vec::new();
+        for chunk in chunks {
+            stuffer.push(chunk, &mut out);
+        }
+        stuffer.end_line(&mut out);
+        (out, stuffer.octets())
+    }
+
+    /// What RFC 1939 says, one octet at a time.
+    fn naive(message: &[u8]) -> (Vec<u8>, u64) {
+        let mut lines: Vec<u8> = Vec::new();
+        for (position, octet) in message.iter().enumerate() {
+            if *octet == b'\n' && (position == 0 || message[position - 1] != b'\r') {
+                lines.push(b'\r');
+            }
+            lines.push(*octet);
+        }
+        if !lines.is_empty() && !lines.ends_with(b"\n") {
+            lines.extend_from_slice(b"\r\n");
+        }
+        let octets = lines.len() as u64;
+        let mut out = Vec::new();
+        for line in lines.split_inclusive(|octet| *octet == b'\n') {
+            if line.starts_with(b".") {
+                out.push(b'.');
+            }
+            out.extend_from_slice(line);
+        }
+        (out, octets)
+    }
+
+    fn top(message: &[u8], lines: u64, cut: usize) -> Vec<u8> {
+        let mut top = TopLines::new(lines);
+        let (first, second) = message.split_at(cut.min(message.len()));
+        let mut taken = Vec::new();
+        for chunk in [first, second] {
+            let octets = top.take(chunk);
+            taken.extend_from_slice(&chunk[..octets]);
+        }
+        taken
+    }
+
+    #[test]
+    fn awkward_messages() {
+        for (message, on_the_wire) in [
+            (&b""[..], &b""[..]),
+            (b".", b"..\r\n"),
+            (b".\r\n", b"..\r\n"),
+            (b"\n.\n", b"\r\n..\r\n"),
+            (b"a\r\n.\r\nb", b"a\r\n..\r\nb\r\n"),
+            (b"a\rb\r", b"a\rb\r\r\n"),
+            (b"\r\r\n", b"\r\r\n"),
+            (b"\0\xff", b"\0\xff\r\n"),
+        ] {
+            assert_eq!(stuffed(&[message]).0, on_the_wire, "{message:?}");
+        }
+        let mut stuffer = DotStuffer::new(Nul::Replaced);
+        let mut out = b"\0".to_vec();
+        stuffer.push(b"a\0\0", &mut out);
+        assert_eq!(out, b"\0a\x80\x80");
+    }
+
+    #[test]
+    fn top_counts_body_lines_only() {
+        let message = b"A: b\r\n c\r\n\r\n1\r\n\r\n3";
+        for (lines, taken) in [(0, 12), (1, 15), (2, 17), (3, 18), (u64::MAX, 18)] {
+            assert_eq!(top(message, lines, 0), &message[..taken], "{lines}");
+        }
+        assert_eq!(top(b"A: b\n\n1\n2\n", 1, 0), b"A: b\n\n1\n");
+        assert_eq!(top(b"\r\nbody\r\n", 0, 0), b"\r\n");
+        assert_eq!(top(b"A: no blank line\r\n", 0, 0), b"A: no blank line\r\n");
+    }
+
+    proptest! {
+        #[test]
+        fn chunks_may_be_cut_anywhere(message in "[.\r\nab\0]{0,60}", a in 0usize..60, b in 0usize..60) {
+            let message = message.as_bytes();
+            let (a, b) = (a.min(b).min(message.len()), a.max(b).min(message.len()));
+            let chunks = [&message[..a], &message[a..b], &message[b..]];
+            prop_assert_eq!(stuffed(&chunks), naive(message));
+        }
+
+        #[test]
+        fn top_is_a_prefix_wherever_it_is_cut(message in "[\r\nab]{0,60}", lines in 0u64..5, cut in 0usize..60) {
+            let taken = top(message.as_bytes(), lines, cut);
+            prop_assert_eq!(&taken, &top(message.as_bytes(), lines, 0));
+            prop_assert!(message.as_bytes().starts_with(&taken));
+        }
+    }
+}
