@@ -115,6 +115,19 @@ impl Credential {
         &self.proof
     }
 
+    /// Whether a text repeats the secret, plainly or in base64; such a text goes into no log.
+    pub fn is_echoed_in(&self, text: &[u8]) -> bool {
+        let (Proof::Password(secret) | Proof::BearerToken(secret)) = &self.proof;
+        let repeats =
+            |needle: &[u8]| !needle.is_empty() && memchr::memmem::find(text, needle).is_some();
+        repeats(secret.expose())
+            || repeats(encode(secret.expose()).expose())
+            || [Mechanism::Plain, Mechanism::Xoauth2]
+                .into_iter()
+                .filter_map(|mechanism| self.response(mechanism, "", 0))
+                .any(|response| repeats(response.expose()))
+    }
+
     /// The client response, in base64, by which we pass this on to `host`:`port`. LOGIN has none.
     pub fn response(&self, mechanism: Mechanism, host: &str, port: u16) -> Option<Secret> {
         let (Proof::Password(secret) | Proof::BearerToken(secret)) = &self.proof;

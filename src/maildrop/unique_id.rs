@@ -1,5 +1,14 @@
 //! `UniqueId` (RFC 1939 §7, UIDL) and its formats.
 
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+
+use super::Listing;
+use crate::imap::ids::{Uid, UidValidity};
+
+/// RFC 1939 §7
+const UNIQUE_ID_OCTETS_MAX: usize = 70;
+
 /// How UIDL names a message. `u` is the UID, `v` the UIDVALIDITY.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UniqueIdFormat {
@@ -37,5 +46,128 @@ impl std::str::FromStr for UniqueIdFormat {
                 ));
             }
         })
+    }
+}
+
+/// A unique-id: 1 to 70 octets from 0x21 to 0x7E, on its way into a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UniqueId<'a> {
+    /// Made of UID and UIDVALIDITY.
+    Numbers(UniqueIdFormat, Uid, UidValidity),
+    /// Given by the upstream.
+    Name(&'a str),
+}
+
+impl fmt::Display for UniqueId<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Numbers(format, uid, validity) => {
+                let (u, v) = (uid.number(), validity.number());
+                match format {
+                    UniqueIdFormat::Dovecot => write!(f, "{u:08x}{v:08x}"),
+                    UniqueIdFormat::Uid => write!(f, "{u}"),
+                    UniqueIdFormat::Courier => write!(f, "{v}-{u}"),
+                    UniqueIdFormat::Uw => write!(f, "{v:08x}{u:08x}"),
+                    // Also for what has no name of its own: an OBJECTID has no dot, so they never meet.
+                    UniqueIdFormat::Cyrus | UniqueIdFormat::Gmail | UniqueIdFormat::EmailId => {
+                        write!(f, "{v}.{u}")
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What the upstream said of the identity of its messages, by UID.
+pub type Identities = BTreeMap<Uid, String>;
+
+/// The unique-ids of a maildrop.
+#[derive(Debug)]
+pub struct UniqueIds {
+    format: UniqueIdFormat,
+    validity: UidValidity,
+    /// One a message, at its place in the listing; empty unless the format takes names of the upstream.
+    names: Vec<Option<Box<str>>>,
+}
+
+impl UniqueIds {
+    /// Made of UID and UIDVALIDITY.
+    pub fn from_uids(format: UniqueIdFormat, validity: UidValidity) -> Self {
+        Self {
+            format,
+            validity,
+            names: Vec::new(),
+        }
+    }
+
+    /// Given by the upstream. A message without a name, with an overlong one, or with one that an
+    /// earlier message bears (RFC 8474 §4 permits copies) is named by UIDVALIDITY and UID instead.
+    pub fn from_names(
+        format: UniqueIdFormat,
+        validity: UidValidity,
+        listing: &Listing,
+        mut identities: Identities,
+    ) -> Self {
+        let mut taken = HashSet::new();
+        let mut name_of = |uid: &Uid| {
+            let name = identities.remove(uid)?;
+            let sound = (1..=UNIQUE_ID_OCTETS_MAX).contains(&name.len())
+                && name.bytes().all(|octet| octet.is_ascii_graphic());
+            (sound && taken.insert(name.clone())).then(|| name.into_boxed_str())
+        };
+        let names = listing.uids().iter().map(&mut name_of).collect();
+        Self {
+            format,
+            validity,
+            names,
+        }
+    }
+
+    /// Of the message at this place of the listing, with this UID.
+    pub(super) fn of(&self, place: usize, uid: Uid) -> UniqueId<'_> {
+        match self.names.get(place) {
+            Some(Some(name)) => UniqueId::Name(name),
+            _ => UniqueId::Numbers(self.format, uid, self.validity),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uid(number: u32) -> Uid {
+        Uid::new(number).expect("not 0")
+    }
+
+    #[test]
+    fn formats() {
+        let validity = UidValidity::new(1_700_000_000).expect("not 0");
+        for (format, spelt) in [
+            (UniqueIdFormat::Dovecot, "0000038b6553f100"),
+            (UniqueIdFormat::Uid, "907"),
+            (UniqueIdFormat::Cyrus, "1700000000.907"),
+            (UniqueIdFormat::Courier, "1700000000-907"),
+            (UniqueIdFormat::Uw, "6553f1000000038b"),
+        ] {
+            let ids = UniqueIds::from_uids(format, validity);
+            assert_eq!(ids.of(0, uid(907)).to_string(), spelt);
+        }
+    }
+
+    #[test]
+    fn names_of_the_upstream_are_unique_or_not_used() {
+        let validity = UidValidity::new(7).expect("not 0");
+        let listing = Listing::new((1..=5).map(|number| (uid(number), 1)).collect());
+        let names = [(1, "M1"), (2, "M1"), (3, ""), (4, "M 4")]
+            .map(|(number, name)| (uid(number), name.to_owned()));
+        let mut identities = Identities::from(names);
+        identities.insert(uid(5), "x".repeat(71));
+        let ids = UniqueIds::from_names(UniqueIdFormat::EmailId, validity, &listing, identities);
+        let spelt: Vec<String> = (1..=5)
+            .map(|number| ids.of(number - 1, uid(number as u32)).to_string())
+            .collect();
+        assert_eq!(spelt, ["M1", "7.2", "7.3", "7.4", "7.5"]);
     }
 }

@@ -1,4 +1,6 @@
-//! What the UPDATE state (RFC 1939 §6) must do upstream.
+//! What the UPDATE state (RFC 1939 §6) must do upstream: [`Update`] and [`DeletePolicy`].
+
+use crate::imap::ids::UidSet;
 
 /// What DELE followed by QUIT does to a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,4 +39,13 @@ impl std::str::FromStr for DeletePolicy {
             },
         })
     }
+}
+
+/// What is to be done upstream once QUIT has been said: RFC 1939 §6, as UID sets.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Update {
+    /// Marked by DELE.
+    pub deleted: UidSet,
+    /// Delivered by RETR in full, deleted or not.
+    pub retrieved: UidSet,
 }

@@ -1,0 +1,163 @@
+//! Who may log in: which upstream a login belongs to, how many sessions it may have, and who has a
+//! maildrop to itself.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::Arc;
+
+use dashmap::DashMap;
+
+use crate::config::{self, Sessions};
+use crate::failure::{Failure, FailureKind};
+use crate::upstream::Upstream;
+
+/// A mailbox as the memory of popgate knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct MailboxKey {
+    /// The upstream's name in the config.
+    pub upstream: Arc<str>,
+    /// As the client typed it.
+    pub login: Vec<u8>,
+    /// As in the config.
+    pub folder: String,
+}
+
+/// All accounts: today, whoever the upstreams let in.
+pub struct Accounts {
+    routes: config::Routes,
+    upstreams: HashMap<Arc<str>, Arc<Upstream>>,
+    connections_per_account: usize,
+    connections: Counts<(Arc<str>, Vec<u8>)>,
+    exclusive: Counts<MailboxKey>,
+}
+
+impl Accounts {
+    /// With the upstreams by the names that the routes use.
+    pub fn new(
+        routes: config::Routes,
+        upstreams: impl IntoIterator<Item = Arc<Upstream>>,
+        connections_per_account: usize,
+    ) -> Self {
+        let by_name = |upstream: Arc<Upstream>| (upstream.settings().name.clone(), upstream);
+        Self {
+            routes,
+            upstreams: upstreams.into_iter().map(by_name).collect(),
+            connections_per_account,
+            connections: Counts::default(),
+            exclusive: Counts::default(),
+        }
+    }
+
+    /// All upstreams.
+    pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.upstreams.values()
+    }
+
+    /// The upstream for a login.
+    ///
+    /// # Errors
+    /// `Misconfigured` when no route takes it.
+    pub fn upstream(&self, login: &[u8]) -> Result<&Arc<Upstream>, Failure> {
+        let typed = String::from_utf8_lossy(login);
+        self.routes
+            .upstream(&typed)
+            .and_then(|settings| self.upstreams.get(&settings.name))
+            .ok_or_else(|| {
+                FailureKind::Misconfigured
+                    .because("no [[route]] takes this login, and there is no [upstream.default]")
+            })
+    }
+
+    /// Leave to open one more connection for this login, until the permit is dropped.
+    ///
+    /// # Errors
+    /// `Overloaded` when it has `limits.upstream_connections_per_account` already.
+    pub fn connection(
+        &self,
+        upstream: &Upstream,
+        login: &[u8],
+    ) -> Result<impl Send + Sync + use<>, Failure> {
+        let account = (upstream.settings().name.clone(), login.to_vec());
+        self.connections
+            .take(account, self.connections_per_account)
+            .ok_or_else(|| {
+                FailureKind::Overloaded
+                    .because("limits.upstream_connections_per_account is reached")
+            })
+    }
+
+    /// Leave to open a maildrop, until the permit is dropped.
+    ///
+    /// # Errors
+    /// `MaildropInUse` when it is `exclusive` and somebody has it.
+    pub fn maildrop(
+        &self,
+        key: MailboxKey,
+        sessions: Sessions,
+    ) -> Result<Option<impl Send + Sync + use<>>, Failure> {
+        match sessions {
+            Sessions::Shared => Ok(None),
+            Sessions::Exclusive => self.exclusive.take(key, 1).map(Some).ok_or_else(|| {
+                FailureKind::MaildropInUse
+                    .because("maildrop.sessions is exclusive, and another session has it")
+            }),
+        }
+    }
+}
+
+/// How many of something are out, by key; a key is forgotten when none are.
+pub struct Counts<K: Eq + Hash>(Arc<DashMap<K, usize>>);
+
+impl<K: Eq + Hash> Default for Counts<K> {
+    fn default() -> Self {
+        Self(Arc::new(DashMap::new()))
+    }
+}
+
+impl<K: Eq + Hash + Clone> Counts<K> {
+    /// One more, until the permit is dropped; `None` when there are `max` already.
+    pub fn take(&self, key: K, max: usize) -> Option<Permit<K>> {
+        let mut count = self.0.entry(key.clone()).or_insert(0);
+        if *count >= max {
+            return None;
+        }
+        *count += 1;
+        Some(Permit {
+            counts: self.0.clone(),
+            key,
+        })
+    }
+}
+
+/// Counts for one until it is dropped.
+pub struct Permit<K: Eq + Hash> {
+    counts: Arc<DashMap<K, usize>>,
+    key: K,
+}
+
+impl<K: Eq + Hash> Drop for Permit<K> {
+    fn drop(&mut self) {
+        self.counts.remove_if_mut(&self.key, |_, count| {
+            *count -= 1;
+            *count == 0
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn permits_come_back_and_leave_nothing_behind() {
+        let counts = Counts::default();
+        let first = counts.take("joe", 2);
+        let second = counts.take("joe", 2);
+        assert!(first.is_some() && second.is_some() && counts.take("joe", 2).is_none());
+        assert!(counts.take("ann", 2).is_some());
+        drop(first);
+        assert!(counts.take("joe", 2).is_some());
+        drop(second);
+        assert!(counts.0.is_empty());
+    }
+}

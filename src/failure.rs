@@ -1,0 +1,177 @@
+//! [`Failure`]: everything that can go wrong upstream or with us, and the one table that says what a
+//! client is told, what is counted, and how loud the log is.
+//!
+//! Clients get fixed texts; the cause goes into the log.
+
+use std::fmt;
+
+use tracing::Level;
+
+use crate::imap::Garbled;
+use crate::line_stream::LineError;
+use crate::pop3::reply::{self, ResponseCode};
+
+/// A kind of failure, and what is known of its cause.
+#[derive(Debug)]
+pub struct Failure {
+    /// Decides what everybody is told.
+    pub kind: FailureKind,
+    /// For the log: ours, with text of the upstream escaped.
+    pub cause: String,
+}
+
+/// Whose side it is on, then what happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FailureKind {
+    /// The upstream refused the credential.
+    AuthRejected,
+    /// The upstream could not decide about the credential just now.
+    AuthUnavailable,
+    /// Somebody else has the maildrop, and it cannot be shared.
+    MaildropInUse,
+    /// DNS, connect, TLS, or a greeting of BYE.
+    UpstreamUnreachable,
+    /// EOF, reset, BYE or silence in mid-session.
+    UpstreamLost,
+    /// The upstream broke the grammar.
+    UpstreamGarbled,
+    /// NO to a sound command.
+    UpstreamRefused,
+    /// BAD: the upstream says that we broke the grammar.
+    OurMistake,
+    /// No common mechanism, a bad certificate, a folder that is not there.
+    Misconfigured,
+    /// One of our own limits is reached.
+    Overloaded,
+    /// We are draining.
+    ShuttingDown,
+}
+
+/// One row of the table.
+struct Row {
+    code: ResponseCode,
+    text: &'static str,
+    label: &'static str,
+    level: Level,
+}
+
+impl FailureKind {
+    /// All of them, for metrics that start at zero.
+    pub const ALL: [Self; 11] = [
+        Self::AuthRejected,
+        Self::AuthUnavailable,
+        Self::MaildropInUse,
+        Self::UpstreamUnreachable,
+        Self::UpstreamLost,
+        Self::UpstreamGarbled,
+        Self::UpstreamRefused,
+        Self::OurMistake,
+        Self::Misconfigured,
+        Self::Overloaded,
+        Self::ShuttingDown,
+    ];
+
+    #[rustfmt::skip]
+    fn row(self) -> Row {
+        use ResponseCode::{Auth, InUse, SysPerm, SysTemp};
+        let row = |code, text, label, level| Row { code, text, label, level };
+        match self {
+            Self::AuthRejected => row(Auth, "the mail server refused this login", "auth_rejected", Level::INFO),
+            Self::AuthUnavailable => row(SysTemp, "the mail server cannot check logins now; try again later", "auth_unavailable", Level::WARN),
+            Self::MaildropInUse => row(InUse, "the maildrop is open in another session", "maildrop_in_use", Level::INFO),
+            Self::UpstreamUnreachable => row(SysTemp, "the mail server cannot be reached; try again later", "upstream_unreachable", Level::WARN),
+            Self::UpstreamLost => row(SysTemp, "the connection to the mail server was lost; try again later", "upstream_lost", Level::WARN),
+            Self::UpstreamGarbled => row(SysTemp, "the mail server sent something incomprehensible", "upstream_garbled", Level::ERROR),
+            Self::UpstreamRefused => row(SysTemp, "the mail server refused; try again later", "upstream_refused", Level::WARN),
+            Self::OurMistake => row(SysPerm, "the mail server did not understand this gateway", "our_mistake", Level::ERROR),
+            Self::Misconfigured => row(SysPerm, "this gateway is not set up for this login; tell its operator", "misconfigured", Level::ERROR),
+            Self::Overloaded => row(SysTemp, "too many connections; try again later", "overloaded", Level::WARN),
+            Self::ShuttingDown => row(SysTemp, "the gateway is restarting; try again later", "shutting_down", Level::INFO),
+        }
+    }
+
+    /// The metric label.
+    pub fn label(self) -> &'static str {
+        self.row().label
+    }
+
+    /// How loud the log is about it.
+    pub fn level(self) -> Level {
+        self.row().level
+    }
+
+    /// Appends the POP3 reply; `reference` is what the client's user can quote to the operator.
+    pub fn reply(self, out: &mut Vec<u8>, reference: impl fmt::Display) {
+        let row = self.row();
+        reply::err_with(out, row.code, format_args!("{} ({reference})", row.text));
+    }
+
+    /// Whether the upstream connection can still be used after it.
+    pub fn leaves_upstream_usable(self) -> bool {
+        matches!(
+            self,
+            Self::UpstreamRefused | Self::OurMistake | Self::Misconfigured
+        )
+    }
+
+    /// A failure of this kind.
+    pub fn because(self, cause: impl Into<String>) -> Failure {
+        Failure {
+            kind: self,
+            cause: cause.into(),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.kind.label(), self.cause)
+    }
+}
+
+impl From<Garbled> for Failure {
+    fn from(Garbled(what): Garbled) -> Self {
+        FailureKind::UpstreamGarbled.because(what)
+    }
+}
+
+/// For a connection to the upstream that was in use.
+impl From<LineError> for Failure {
+    fn from(error: LineError) -> Self {
+        match error {
+            LineError::Closed => {
+                FailureKind::UpstreamLost.because("the upstream closed the connection")
+            }
+            LineError::Stalled => {
+                FailureKind::UpstreamLost.because("the upstream was silent for timeouts.upstream")
+            }
+            LineError::Transport(error) => FailureKind::UpstreamLost.because(error.to_string()),
+            LineError::TooLong => {
+                FailureKind::UpstreamGarbled.because("the upstream sent an endless line")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auth_is_said_only_of_a_refused_credential() {
+        for kind in FailureKind::ALL {
+            let mut out = Vec::new();
+            kind.reply(&mut out, "7f3a");
+            let reply = String::from_utf8(out).expect("ours");
+            assert_eq!(
+                reply.contains("[AUTH]"),
+                kind == FailureKind::AuthRejected,
+                "{reply}"
+            );
+            assert!(
+                reply.len() <= 512 && reply.ends_with(" (7f3a)\r\n"),
+                "{reply}"
+            );
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! [`LineStream`]: bounded lines in, buffered octets out. The one I/O primitive of all conversations.
+//!
+//! Output is flushed only when a wait for input begins, so that pipelined commands get their replies
+//! in one packet without any code of their own.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// Octets asked for by one read.
+const READ_OCTETS: usize = 32 * 1024;
+
+/// Octets of output after which a writer should make room with [`LineStream::relieve`].
+pub const OUTPUT_OCTETS_MAX: usize = 32 * 1024;
+
+/// What a conversation runs over: a socket, TLS on a socket, or a pipe in a test.
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
+
+/// A stream of lines with literals between them.
+pub struct LineStream {
+    stream: Box<dyn ByteStream>,
+    input: Vec<u8>,
+    /// How much of `input` has been handed out.
+    consumed: usize,
+    output: Vec<u8>,
+    stall_limit: Duration,
+    deadline: Option<Instant>,
+    octets_read: u64,
+    octets_written: u64,
+}
+
+/// Why there is no further line.
+#[derive(Debug)]
+pub enum LineError {
+    /// The other side closed, possibly within a line.
+    Closed,
+    /// The line exceeds its limit; the stream cannot be understood any more.
+    TooLong,
+    /// No octet moved for the stall limit.
+    Stalled,
+    /// The transport failed.
+    Transport(io::Error),
+}
+
+impl From<io::Error> for LineError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::TimedOut => Self::Stalled,
+            io::ErrorKind::UnexpectedEof => Self::Closed,
+            _ => Self::Transport(error),
+        }
+    }
+}
+
+impl LineStream {
+    /// A stream whose every read and write must make progress within `stall_limit`.
+    pub fn new(stream: Box<dyn ByteStream>, stall_limit: Duration) -> Self {
+        Self {
+            stream,
+            input: Vec::new(),
+            consumed: 0,
+            output: Vec::new(),
+            stall_limit,
+            deadline: None,
+            octets_read: 0,
+            octets_written: 0,
+        }
+    }
+
+    /// From now on, reads and writes must make progress within this.
+    pub fn limit_stalls(&mut self, stall_limit: Duration) {
+        self.stall_limit = stall_limit;
+    }
+
+    /// Until when input may come at all, however steadily it trickles; `None` for as long as it moves.
+    pub fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+    }
+
+    /// The transport, for an upgrade to TLS. What was buffered is discarded: it came in clear text
+    /// (RFC 2595 §2.4, RFC 3207 §6).
+    pub fn into_transport(self) -> Box<dyn ByteStream> {
+        self.stream
+    }
+
+    /// Octets that came in and have not been handed out.
+    pub fn has_input(&self) -> bool {
+        self.consumed < self.input.len()
+    }
+
+    /// Octets read from the transport so far.
+    pub fn octets_read(&self) -> u64 {
+        self.octets_read
+    }
+
+    /// Octets written to the transport so far.
+    pub fn octets_written(&self) -> u64 {
+        self.octets_written
+    }
+
+    /// The next line without its line end, CRLF or LF. Cancel safe: what came in stays.
+    ///
+    /// # Errors
+    /// [`LineError::TooLong`] as soon as more than `octets_max` came without a line end.
+    pub async fn line(&mut self, octets_max: usize) -> Result<&[u8], LineError> {
+        let mut searched = 0;
+        let end = loop {
+            let unread = &self.input[self.consumed..];
+            if let Some(newline) = memchr::memchr(b'\n', &unread[searched..]) {
+                break self.consumed + searched + newline;
+            }
+            searched = unread.len();
+            // One more, for the CR.
+            if searched > octets_max + 1 {
+                return Err(LineError::TooLong);
+            }
+            self.fill().await?;
+        };
+        let line = &self.input[self.consumed..end];
+        self.consumed = end + 1;
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        match line.len() > octets_max {
+            true => Err(LineError::TooLong),
+            false => Ok(line),
+        }
+    }
+
+    /// Some octets, at least one and at most `octets_max`; for literals.
+    ///
+    /// # Errors
+    /// When none come.
+    pub async fn chunk(&mut self, octets_max: usize) -> Result<&[u8], LineError> {
+        if !self.has_input() {
+            self.fill().await?;
+        }
+        let start = self.consumed;
+        self.consumed = self.input.len().min(start.saturating_add(octets_max));
+        Ok(&self.input[start..self.consumed])
+    }
+
+    /// Waits for the other side to say or end anything; what it says stays to be read.
+    ///
+    /// # Errors
+    /// When it closed or failed.
+    pub async fn wait_readable(&mut self) -> Result<(), LineError> {
+        match self.has_input() {
+            true => Ok(()),
+            false => self.fill().await,
+        }
+    }
+
+    async fn fill(&mut self) -> Result<(), LineError> {
+        self.flush().await?;
+        if self.consumed == self.input.len() {
+            self.input.clear();
+            self.consumed = 0;
+            // A mailbox with one endless line must not cost its length for the rest of the session.
+            if self.input.capacity() > 2 * READ_OCTETS {
+                self.input = Vec::new();
+            }
+        } else if self.consumed > 0 {
+            self.input.drain(..self.consumed);
+            self.consumed = 0;
+        }
+        self.input.reserve(READ_OCTETS);
+        let now = Instant::now();
+        let stalled = now + self.stall_limit;
+        let until = self
+            .deadline
+            .map_or(stalled, |deadline| stalled.min(deadline));
+        if until <= now {
+            return Err(LineError::Stalled);
+        }
+        let mut within = (&mut self.stream).take(READ_OCTETS as u64);
+        match timeout_at(until, within.read_buf(&mut self.input)).await {
+            Err(_) => Err(LineError::Stalled),
+            Ok(Ok(0)) => Err(LineError::Closed),
+            Ok(Ok(octets)) => {
+                self.octets_read += octets as u64;
+                Ok(())
+            }
+            Ok(Err(error)) => Err(error.into()),
+        }
+    }
+
+    /// Where output is appended. It goes out with the next wait for input, or [`Self::flush`].
+    pub fn output(&mut self) -> &mut Vec<u8> {
+        &mut self.output
+    }
+
+    /// Makes room: flushes when more than [`OUTPUT_OCTETS_MAX`] octets wait to go out.
+    ///
+    /// # Errors
+    /// As [`Self::flush`].
+    pub async fn relieve(&mut self) -> Result<(), LineError> {
+        match self.output.len() >= OUTPUT_OCTETS_MAX {
+            true => self.flush().await,
+            false => Ok(()),
+        }
+    }
+
+    /// Sends all output.
+    ///
+    /// # Errors
+    /// When the transport takes nothing for the stall limit, or fails.
+    pub async fn flush(&mut self) -> Result<(), LineError> {
+        if self.output.is_empty() {
+            return Ok(());
+        }
+        let mut sent = 0;
+        while sent < self.output.len() {
+            let write = self.stream.write(&self.output[sent..]);
+            match timeout(self.stall_limit, write).await {
+                Err(_) => return Err(LineError::Stalled),
+                Ok(Ok(0)) => return Err(LineError::Closed),
+                Ok(Ok(octets)) => sent += octets,
+                Ok(Err(error)) => return Err(error.into()),
+            }
+        }
+        // Secrets for the upstream pass through here.
+        zeroize::Zeroize::zeroize(self.output.as_mut_slice());
+        self.output.clear();
+        self.octets_written += sent as u64;
+        match timeout(self.stall_limit, self.stream.flush()).await {
+            Err(_) => Err(LineError::Stalled),
+            Ok(result) => Ok(result?),
+        }
+    }
+
+    /// Sends all output and ends the connection in an orderly way; failures no longer matter.
+    pub async fn close(&mut self) {
+        if self.flush().await.is_ok() {
+            let _ = timeout(self.stall_limit, self.stream.shutdown()).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::duplex;
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    async fn lines(
+        input: &'static [u8],
+        octets_max: usize,
+        trickle: usize,
+    ) -> (Vec<Vec<u8>>, LineError) {
+        let (ours, mut theirs) = duplex(trickle);
+        tokio::spawn(async move {
+            let _ = theirs.write_all(input).await;
+        });
+        let mut stream = LineStream::new(Box::new(ours), LIMIT);
+        let mut lines = Vec::new();
+        loop {
+            match stream.line(octets_max).await {
+                Ok(line) => lines.push(line.to_vec()),
+                Err(error) => return (lines, error),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn lines_come_whole_however_they_trickle() {
+        for trickle in [1, 2, 3, 1000] {
+            let (found, end) = lines(b"a\r\nbc\n\r\n\rd\r\nrest", 100, trickle).await;
+            assert_eq!(found, [&b"a"[..], b"bc", b"", b"\rd"]);
+            assert!(matches!(end, LineError::Closed));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_line_ends_at_its_limit() {
+        for trickle in [1, 1000] {
+            let (found, end) = lines(b"abc\r\nabcd\r\n", 3, trickle).await;
+            assert_eq!(found, [b"abc"]);
+            assert!(matches!(end, LineError::TooLong));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_end() {
+        let (ours, _theirs) = duplex(4);
+        let mut stream = LineStream::new(Box::new(ours), LIMIT);
+        assert!(matches!(stream.line(10).await, Err(LineError::Stalled)));
+        stream.output().extend_from_slice(b"more than fits");
+        assert!(matches!(stream.flush().await, Err(LineError::Stalled)));
+    }
+
+    #[tokio::test]
+    async fn output_goes_out_when_a_wait_begins() {
+        let (ours, mut theirs) = duplex(100);
+        let mut stream = LineStream::new(Box::new(ours), LIMIT);
+        theirs.write_all(b"one\r\ntwo\r\n").await.expect("written");
+        for _ in 0..2 {
+            stream.line(10).await.expect("a line");
+            stream.output().extend_from_slice(b"+OK\r\n");
+        }
+        drop(tokio::spawn(async move { stream.line(10).await.map(drop) }));
+        let mut replies = [0; 10];
+        theirs.read_exact(&mut replies).await.expect("both at once");
+        assert_eq!(&replies, b"+OK\r\n+OK\r\n");
+    }
+}

@@ -1,0 +1,433 @@
+//! [`Metrics`]: every metric family of the program, in one list.
+//!
+//! Label values come from closed sets or from the config, never from the wire, and every series is
+//! there from the start, at zero, so that the number of series does not grow with users.
+
+use std::time::Duration;
+
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+use crate::failure::FailureKind;
+use crate::imap::command::CommandName as ImapCommand;
+use crate::imap::response::Condition;
+use crate::pop3::command::CommandName as Pop3Command;
+
+/// Seconds: from one flight on the same machine to the upstream limit.
+const COMMAND_BUCKETS: &[f64] = &[
+    0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
+
+/// Seconds: from a poll to an afternoon.
+const SESSION_BUCKETS: &[f64] = &[
+    0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 1800.0, 7200.0,
+];
+
+/// The listeners, as labels.
+pub const LISTENERS: [&str; 2] = ["pop3", "pop3s"];
+
+/// All families, and the registry that `/metrics` prints.
+pub struct Metrics {
+    registry: Registry,
+    ready: IntGauge,
+    connections: IntCounterVec,
+    connections_active: IntGaugeVec,
+    connections_rejected: IntCounterVec,
+    sessions: IntCounterVec,
+    session_duration: HistogramVec,
+    auth_attempts: IntCounterVec,
+    pop3_command_duration: HistogramVec,
+    imap_command_duration: HistogramVec,
+    upstream_connections: IntGaugeVec,
+    upstream_errors: IntCounterVec,
+    messages_retrieved: IntCounterVec,
+    messages_deleted: IntCounterVec,
+    bytes: IntCounterVec,
+}
+
+/// Why a connection was turned away before a session began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rejection {
+    /// `limits.connections`
+    Connections,
+    /// `limits.connections_per_address`
+    ConnectionsPerAddress,
+    /// The TLS handshake failed or took too long.
+    TlsHandshake,
+}
+
+impl Rejection {
+    const ALL: [Self; 3] = [
+        Self::Connections,
+        Self::ConnectionsPerAddress,
+        Self::TlsHandshake,
+    ];
+
+    /// The metric label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::ConnectionsPerAddress => "connections_per_address",
+            Self::TlsHandshake => "tls_handshake",
+        }
+    }
+}
+
+/// What became of deleted messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeleteAction {
+    /// Removed for good.
+    Expunged,
+    /// In another folder.
+    Moved,
+    /// Marked `\Deleted`.
+    Flagged,
+    /// Hidden from POP3.
+    Hidden,
+    /// Still there, although QUIT asked for it.
+    Refused,
+}
+
+impl DeleteAction {
+    const ALL: [Self; 5] = [
+        Self::Expunged,
+        Self::Moved,
+        Self::Flagged,
+        Self::Hidden,
+        Self::Refused,
+    ];
+
+    /// The metric label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Expunged => "expunged",
+            Self::Moved => "moved",
+            Self::Flagged => "flagged",
+            Self::Hidden => "hidden",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+impl Metrics {
+    /// All families at zero, for the upstreams of the config and the outcomes of a session.
+    ///
+    /// # Errors
+    /// When two families share a name: a mistake of ours that the first test sees.
+    pub fn new(upstreams: &[&str], outcomes: &[&'static str]) -> Result<Self, prometheus::Error> {
+        let registry = Registry::new_custom(Some("popgate".to_owned()), None)?;
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            let family = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(family.clone()))?;
+            Ok::<_, prometheus::Error>(family)
+        };
+        let gauge = |name: &str, help: &str, labels: &[&str]| {
+            let family = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(family.clone()))?;
+            Ok::<_, prometheus::Error>(family)
+        };
+        let histogram = |name: &str, help: &str, labels: &[&str], buckets: &[f64]| {
+            let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+            let family = HistogramVec::new(options, labels)?;
+            registry.register(Box::new(family.clone()))?;
+            Ok::<_, prometheus::Error>(family)
+        };
+        let ready = IntGauge::new(
+            "ready",
+            "Whether listeners are open and popgate is not draining.",
+        )?;
+        registry.register(Box::new(ready.clone()))?;
+        let build = gauge(
+            "build_info",
+            "Always 1; what is running.",
+            &["version", "revision"],
+        )?;
+        build
+            .with_label_values(&[
+                env!("CARGO_PKG_VERSION"),
+                option_env!("POPGATE_REVISION").unwrap_or("unknown"),
+            ])
+            .set(1);
+        let metrics = Self {
+            ready,
+            connections: counter(
+                "connections_total",
+                "Client connections accepted.",
+                &["listener"],
+            )?,
+            connections_active: gauge(
+                "connections_active",
+                "Client connections open now.",
+                &["listener"],
+            )?,
+            connections_rejected: counter(
+                "connections_rejected_total",
+                "Client connections turned away before a session.",
+                &["listener", "reason"],
+            )?,
+            sessions: counter(
+                "sessions_total",
+                "Sessions ended, by how they ended.",
+                &["listener", "outcome"],
+            )?,
+            session_duration: histogram(
+                "session_duration_seconds",
+                "From accept to the end of a session.",
+                &["listener"],
+                SESSION_BUCKETS,
+            )?,
+            auth_attempts: counter(
+                "auth_attempts_total",
+                "Logins that reached an upstream, by what became of them.",
+                &["upstream", "result"],
+            )?,
+            pop3_command_duration: histogram(
+                "pop3_command_duration_seconds",
+                "From a command to the end of its reply.",
+                &["command", "status"],
+                COMMAND_BUCKETS,
+            )?,
+            imap_command_duration: histogram(
+                "imap_command_duration_seconds",
+                "From a command to its tagged response.",
+                &["upstream", "command", "status"],
+                COMMAND_BUCKETS,
+            )?,
+            upstream_connections: gauge(
+                "upstream_connections",
+                "Connections to upstreams open now.",
+                &["upstream", "state"],
+            )?,
+            upstream_errors: counter(
+                "upstream_errors_total",
+                "Failures of upstreams, by what happened.",
+                &["upstream", "reason"],
+            )?,
+            messages_retrieved: counter(
+                "messages_retrieved_total",
+                "Messages delivered in full by RETR.",
+                &["upstream"],
+            )?,
+            messages_deleted: counter(
+                "messages_deleted_total",
+                "Messages that QUIT deleted, by what became of them.",
+                &["upstream", "action"],
+            )?,
+            bytes: counter(
+                "bytes_total",
+                "Octets of protocol inside TLS; out is what popgate sent.",
+                &["side", "direction"],
+            )?,
+            registry,
+        };
+        metrics.initialize(upstreams, outcomes);
+        #[cfg(target_os = "linux")]
+        {
+            let process = prometheus::process_collector::ProcessCollector::for_self();
+            metrics
+                .registry
+                .register(Box::new(process))
+                .or_else(|error| match error {
+                    // Several gateways in one test process.
+                    prometheus::Error::AlreadyReg => Ok(()),
+                    other => Err(other),
+                })?;
+        }
+        Ok(metrics)
+    }
+
+    fn initialize(&self, upstreams: &[&str], outcomes: &[&'static str]) {
+        for listener in LISTENERS {
+            self.connections.with_label_values(&[listener]);
+            self.connections_active.with_label_values(&[listener]);
+            self.session_duration.with_label_values(&[listener]);
+            for reason in Rejection::ALL {
+                self.connections_rejected
+                    .with_label_values(&[listener, reason.label()]);
+            }
+            for outcome in outcomes {
+                self.sessions.with_label_values(&[listener, outcome]);
+            }
+        }
+        for command in Pop3Command::ALL {
+            for status in ["ok", "err"] {
+                self.pop3_command_duration
+                    .with_label_values(&[command.label(), status]);
+            }
+        }
+        for side in ["client", "upstream"] {
+            for direction in ["in", "out"] {
+                self.bytes.with_label_values(&[side, direction]);
+            }
+        }
+        for upstream in upstreams {
+            for result in ["ok", "rejected", "failed"] {
+                self.auth_attempts.with_label_values(&[upstream, result]);
+            }
+            for command in ImapCommand::ALL {
+                for status in ["ok", "no", "bad"] {
+                    self.imap_command_duration.with_label_values(&[
+                        upstream,
+                        command.label(),
+                        status,
+                    ]);
+                }
+            }
+            self.upstream_connections
+                .with_label_values(&[upstream, "in_use"]);
+            for kind in FailureKind::ALL {
+                self.upstream_errors
+                    .with_label_values(&[upstream, kind.label()]);
+            }
+            self.messages_retrieved.with_label_values(&[upstream]);
+            for action in DeleteAction::ALL {
+                self.messages_deleted
+                    .with_label_values(&[upstream, action.label()]);
+            }
+        }
+    }
+
+    /// What `/metrics` prints.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Listeners are open, or are being closed.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.set(i64::from(ready));
+    }
+
+    /// A connection was accepted; it is open until the guard is dropped.
+    pub fn connection(&self, listener: &str) -> OpenGuard {
+        self.connections.with_label_values(&[listener]).inc();
+        OpenGuard::new(self.connections_active.with_label_values(&[listener]))
+    }
+
+    /// A connection was turned away.
+    pub fn connection_rejected(&self, listener: &str, reason: Rejection) {
+        self.connections_rejected
+            .with_label_values(&[listener, reason.label()])
+            .inc();
+    }
+
+    /// A session ended.
+    pub fn session(&self, listener: &str, outcome: &str, duration: Duration) {
+        self.sessions.with_label_values(&[listener, outcome]).inc();
+        self.session_duration
+            .with_label_values(&[listener])
+            .observe(duration.as_secs_f64());
+    }
+
+    /// A login was answered.
+    pub fn auth_attempt(&self, upstream: &str, failure: Option<FailureKind>) {
+        let result = match failure {
+            None => "ok",
+            Some(FailureKind::AuthRejected) => "rejected",
+            Some(_) => "failed",
+        };
+        self.auth_attempts
+            .with_label_values(&[upstream, result])
+            .inc();
+    }
+
+    /// A POP3 command was answered.
+    pub fn pop3_command(&self, command: Pop3Command, succeeded: bool, duration: Duration) {
+        let status = if succeeded { "ok" } else { "err" };
+        self.pop3_command_duration
+            .with_label_values(&[command.label(), status])
+            .observe(duration.as_secs_f64());
+    }
+
+    /// An IMAP command was answered.
+    pub fn imap_command(
+        &self,
+        upstream: &str,
+        command: ImapCommand,
+        condition: Condition,
+        duration: Duration,
+    ) {
+        let status = match condition {
+            Condition::Ok | Condition::PreAuth => "ok",
+            Condition::No | Condition::Bye => "no",
+            Condition::Bad => "bad",
+        };
+        self.imap_command_duration
+            .with_label_values(&[upstream, command.label(), status])
+            .observe(duration.as_secs_f64());
+    }
+
+    /// A connection to an upstream is open until the guard is dropped.
+    pub fn upstream_connection(&self, upstream: &str) -> OpenGuard {
+        OpenGuard::new(
+            self.upstream_connections
+                .with_label_values(&[upstream, "in_use"]),
+        )
+    }
+
+    /// An upstream failed.
+    pub fn upstream_error(&self, upstream: &str, reason: FailureKind) {
+        self.upstream_errors
+            .with_label_values(&[upstream, reason.label()])
+            .inc();
+    }
+
+    /// RETR delivered a message in full.
+    pub fn message_retrieved(&self, upstream: &str) {
+        self.messages_retrieved.with_label_values(&[upstream]).inc();
+    }
+
+    /// QUIT did this to so many messages.
+    pub fn messages_deleted(&self, upstream: &str, action: DeleteAction, messages: usize) {
+        self.messages_deleted
+            .with_label_values(&[upstream, action.label()])
+            .inc_by(messages as u64);
+    }
+
+    /// Octets that a session moved.
+    pub fn bytes(&self, side: &str, read: u64, written: u64) {
+        self.bytes.with_label_values(&[side, "in"]).inc_by(read);
+        self.bytes.with_label_values(&[side, "out"]).inc_by(written);
+    }
+}
+
+/// Counts something as open until it is dropped.
+pub struct OpenGuard(IntGauge);
+
+impl OpenGuard {
+    fn new(gauge: IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for OpenGuard {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_series_is_there_from_the_start() {
+        let metrics = Metrics::new(&["default"], &["quit"]).expect("sound families");
+        let series = || -> usize {
+            let families = metrics.registry().gather();
+            families
+                .iter()
+                .map(|family| family.get_metric().len())
+                .sum()
+        };
+        let before = series();
+        metrics.session("pop3", "quit", Duration::from_secs(1));
+        metrics.auth_attempt("default", Some(FailureKind::AuthRejected));
+        metrics.upstream_error("default", FailureKind::UpstreamLost);
+        metrics.messages_deleted("default", DeleteAction::Moved, 3);
+        metrics.pop3_command(Pop3Command::Retr, true, Duration::ZERO);
+        drop(metrics.connection("pop3"));
+        assert_eq!(series(), before);
+    }
+}

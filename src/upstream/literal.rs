@@ -1,0 +1,137 @@
+//! [`LiteralReader`]: the octets of one message, lent chunk by chunk while they arrive.
+
+use tokio::time::Instant;
+
+use super::ImapClient;
+use super::imap_client::Received;
+use crate::failure::Failure;
+use crate::imap::Garbled;
+use crate::imap::command::CommandName;
+use crate::imap::fetch::{self, BodyHead, Fetch};
+use crate::imap::ids::Uid;
+use crate::imap::response::{Response, Tag};
+
+/// Octets lent at once.
+const CHUNK_OCTETS_MAX: usize = 32 * 1024;
+
+/// A body on its way. It is complete only when [`LiteralReader::finish`] says so; if it is dropped
+/// before, the connection cannot be used any more.
+pub struct LiteralReader<'a> {
+    client: &'a mut ImapClient,
+    tag: Tag,
+    uid: Uid,
+    started: Instant,
+    octets: u64,
+    left: u64,
+    source: Source,
+}
+
+enum Source {
+    /// A literal, and the items that came before it.
+    Stream(Fetch),
+    /// A quoted string; the response is complete.
+    Inline(Vec<u8>),
+}
+
+impl<'a> LiteralReader<'a> {
+    pub(super) fn streamed(
+        client: &'a mut ImapClient,
+        tag: Tag,
+        uid: Uid,
+        head: BodyHead,
+        started: Instant,
+    ) -> Self {
+        // A body may take as long as it moves.
+        client.stream().set_deadline(None);
+        Self {
+            client,
+            tag,
+            uid,
+            started,
+            octets: head.octets,
+            left: head.octets,
+            source: Source::Stream(head.items),
+        }
+    }
+
+    pub(super) fn inline(
+        client: &'a mut ImapClient,
+        tag: Tag,
+        uid: Uid,
+        content: Vec<u8>,
+        started: Instant,
+    ) -> Self {
+        let octets = content.len() as u64;
+        Self {
+            client,
+            tag,
+            uid,
+            started,
+            octets,
+            left: octets,
+            source: Source::Inline(content),
+        }
+    }
+
+    /// How many octets the upstream announced.
+    pub fn octets(&self) -> u64 {
+        self.octets
+    }
+
+    /// Whether the next chunk is here already, so that what came before it need not be sent yet.
+    pub fn has_input(&mut self) -> bool {
+        matches!(self.source, Source::Inline(_)) || self.client.stream().has_input()
+    }
+
+    /// The next octets; `None` behind the last.
+    ///
+    /// # Errors
+    /// When the upstream is lost; what was lent before must not be completed then.
+    pub async fn chunk(&mut self) -> Result<Option<&[u8]>, Failure> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        match &mut self.source {
+            Source::Inline(content) => {
+                self.left = 0;
+                Ok(Some(content))
+            }
+            Source::Stream(_) => {
+                let octets_max = usize::try_from(self.left)
+                    .unwrap_or(CHUNK_OCTETS_MAX)
+                    .min(CHUNK_OCTETS_MAX);
+                let chunk = self.client.stream().chunk(octets_max).await?;
+                self.left -= chunk.len() as u64;
+                Ok(Some(chunk))
+            }
+        }
+    }
+
+    /// Skips what is left and hears the end of the command: only now was it all, and the right one.
+    ///
+    /// # Errors
+    /// When the upstream is lost, takes it back with NO, or it was another message's body.
+    pub async fn finish(mut self) -> Result<(), Failure> {
+        while self.chunk().await?.is_some() {}
+        self.client.limit_command();
+        if let Source::Stream(items) = self.source {
+            let mut tail = Vec::new();
+            if self.client.complete_line(&mut tail).await?.is_some() {
+                return Err(Garbled("two bodies in one response").into());
+            }
+            if fetch::body_tail(&tail, items)?.uid != Some(self.uid) {
+                return Err(Garbled("the body of a message that we did not ask for").into());
+            }
+        }
+        loop {
+            match self.client.receive().await? {
+                Received::Response(Response::Tagged { tag, status }) if tag == self.tag => {
+                    self.client
+                        .observe(CommandName::FetchBody, &status, self.started);
+                    return self.client.expect_ok(CommandName::FetchBody, status);
+                }
+                other => self.client.other(other, &mut |_| {}).await?,
+            }
+        }
+    }
+}

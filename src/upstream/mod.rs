@@ -1,0 +1,151 @@
+//! I/O with the provider: [`Upstream`] dials, [`ImapClient`] converses.
+
+mod dial;
+mod imap_client;
+mod literal;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+pub use dial::{Dial, TcpDialer};
+pub use imap_client::{Folders, ImapClient, Selected, Target};
+pub use literal::LiteralReader;
+
+use crate::config::{self, Endpoint, EndpointSecurity};
+use crate::failure::{Failure, FailureKind};
+use crate::imap::response::Capabilities;
+use crate::line_stream::{ByteStream, LineStream};
+use crate::metrics::Metrics;
+use crate::tls;
+
+/// One configured upstream, shared by all sessions.
+pub struct Upstream {
+    settings: Arc<config::Upstream>,
+    /// No octet moved for so long: the upstream is lost.
+    stall_limit: Duration,
+    dialer: Arc<dyn Dial>,
+    tls: TlsConnector,
+    metrics: Arc<Metrics>,
+    seen: Mutex<Seen>,
+}
+
+/// What the upstream said that it can do, when it was last asked.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Seen {
+    /// Before login, under TLS: the mechanisms are here.
+    pub before_login: Option<Capabilities>,
+    /// After login, when some upstreams tell more.
+    pub after_login: Option<Capabilities>,
+}
+
+impl Upstream {
+    /// # Errors
+    /// When the roots that its certificate is to be checked against cannot be read.
+    pub fn new(
+        settings: Arc<config::Upstream>,
+        stall_limit: Duration,
+        dialer: Arc<dyn Dial>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, String> {
+        let tls = tls::connector(settings.ca_file.as_deref())?;
+        Ok(Self {
+            settings,
+            stall_limit,
+            dialer,
+            tls,
+            metrics,
+            seen: Mutex::default(),
+        })
+    }
+
+    /// Its section of the config.
+    pub fn settings(&self) -> &config::Upstream {
+        &self.settings
+    }
+
+    /// What it said that it can do, on any connection so far.
+    pub fn seen(&self) -> Seen {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Seen)) {
+        change(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// A connection through TLS and greeting, ready to log in; its capabilities are known.
+    ///
+    /// # Errors
+    /// `UpstreamUnreachable` for what may pass, `Misconfigured` for a certificate that does not fit.
+    pub async fn connect(self: &Arc<Self>) -> Result<ImapClient, Failure> {
+        let result = self.connect_uncounted().await;
+        if let Err(failure) = &result {
+            self.metrics
+                .upstream_error(&self.settings.name, failure.kind);
+        }
+        result
+    }
+
+    async fn connect_uncounted(self: &Arc<Self>) -> Result<ImapClient, Failure> {
+        let endpoint = &self.settings.imap;
+        let mut transport = self.dial(endpoint).await?;
+        if endpoint.security == EndpointSecurity::Implicit {
+            transport = self.secure(endpoint, transport).await?;
+        }
+        let stream = LineStream::new(transport, self.stall_limit);
+        let mut client = ImapClient::greet(stream, self.clone(), self.metrics.clone()).await?;
+        if endpoint.security == EndpointSecurity::StartTls {
+            let transport = client.start_tls().await?;
+            let transport = self.secure(endpoint, transport).await?;
+            client = ImapClient::resume(
+                LineStream::new(transport, self.stall_limit),
+                self.clone(),
+                self.metrics.clone(),
+            );
+        }
+        let capabilities = client.known_capabilities().await?;
+        self.note(|seen| seen.before_login = Some(capabilities));
+        Ok(client)
+    }
+
+    async fn dial(&self, endpoint: &Endpoint) -> Result<Box<dyn ByteStream>, Failure> {
+        let unreachable = |cause: String| {
+            let (host, port) = (&endpoint.host, endpoint.port);
+            FailureKind::UpstreamUnreachable.because(format!("{host}:{port}: {cause}"))
+        };
+        match timeout(
+            self.stall_limit,
+            self.dialer.dial(endpoint, self.stall_limit),
+        )
+        .await
+        {
+            Ok(Ok(transport)) => Ok(transport),
+            Ok(Err(error)) => Err(unreachable(error.to_string())),
+            Err(_) => Err(unreachable("no answer within timeouts.upstream".to_owned())),
+        }
+    }
+
+    async fn secure(
+        &self,
+        endpoint: &Endpoint,
+        transport: Box<dyn ByteStream>,
+    ) -> Result<Box<dyn ByteStream>, Failure> {
+        let handshake = tls::connect(&self.tls, &endpoint.host, transport);
+        let (host, port) = (&endpoint.host, endpoint.port);
+        match timeout(self.stall_limit, handshake).await {
+            Ok(Ok(transport)) => Ok(transport),
+            Ok(Err(error)) if tls::is_certificate_trouble(&error) => {
+                Err(FailureKind::Misconfigured.because(format!(
+                    "the certificate of {host}:{port} is not accepted: {error}"
+                )))
+            }
+            Ok(Err(error)) => Err(FailureKind::UpstreamUnreachable
+                .because(format!("TLS with {host}:{port} failed: {error}"))),
+            Err(_) => Err(FailureKind::UpstreamUnreachable.because(format!(
+                "TLS with {host}:{port}: no answer within timeouts.upstream"
+            ))),
+        }
+    }
+}
