@@ -1,4 +1,45 @@
-//! popgate.
+//! popgate lets POP3 clients work on IMAP mailboxes.
+//!
+//! # The way of a session
+//!
+//! [`server`] accepts a client and gives it a task, in which [`session::pop3::serve`] reads as RFC
+//! 1939's three states: authorization → transaction → update. What bytes mean is in pure grammars
+//! ([`pop3`], [`imap`], [`sasl`]); what mail means is in [`maildrop`]; what trouble means is in
+//! [`failure`]. All I/O of a conversation goes through [`line_stream`]; [`upstream`] converses with
+//! the provider.
+//!
+//! # The map
+//!
+//! | module | owns | may use, of this crate |
+//! |---|---|---|
+//! | [`config`] | what the operator decided, validated; only reader of environment and secret files | `maildrop`, `tls` |
+//! | [`server`] | accept, permits, implicit TLS, drain | `account`, `config`, `failure`, `line_stream`, `metrics`, `session`, `tls` |
+//! | [`session`] | the conversations; where client and upstream meet | `account`, `config`, `failure`, `imap`, `line_stream`, `maildrop`, `metrics`, `pop3`, `sasl`, `secret`, `state`, `tls`, `upstream` |
+//! | [`maildrop`] | the POP3 view of a mailbox; pure | `imap`, `pop3` |
+//! | [`pop3`] | POP3's grammar; pure | `secret` |
+//! | [`imap`] | IMAP's grammar; pure | `secret` |
+//! | [`sasl`] | SASL's mechanisms; pure | `secret` |
+//! | [`upstream`] | I/O with the provider | `config`, `failure`, `imap`, `line_stream`, `metrics`, `sasl`, `tls` |
+//! | [`account`] | who may log in where, how often | `config`, `failure`, `upstream` |
+//! | [`state`] | what outlives a session | `account`, `imap`, `maildrop` |
+//! | [`failure`] | the one table from trouble to reply, label and log level | `imap`, `line_stream`, `pop3` |
+//! | [`line_stream`] | bounded lines in, buffered octets out | |
+//! | [`tls`] | set-ups and handshakes | `line_stream` |
+//! | [`metrics`] | every metric family | `failure`, `imap`, `pop3` |
+//! | [`admin`] | `/metrics`, `/livez`, `/readyz` | |
+//! | [`demo`] | a sample upstream | `config` |
+//! | [`secret`] | what is never printed | |
+//!
+//! `tests/tidy.rs` reads the `use` lines of the sources and this table, and fails where they differ.
+//!
+//! # What always holds
+//!
+//! 1. Nothing is changed upstream before QUIT, and then only messages named by UID that this session
+//!    marked or retrieved. EXPUNGE without a UID set and CLOSE do not exist in [`imap::command`].
+//! 2. `+OK` is said when it is true; the terminator of a RETR only after the upstream's tagged OK.
+//! 3. Octets of one side become arguments or data of the other, never commands.
+//! 4. Memory is constant whatever the size of a message, and eight octets a message of a mailbox.
+//! 5. Every wait, line, literal and queue has a limit with a name and a unit.
 #![forbid(unsafe_code)]
 
 pub mod account;
@@ -11,6 +52,128 @@ pub mod metrics;
 pub mod pop3;
 pub mod sasl;
 pub mod secret;
+pub mod server;
+pub mod session;
 pub mod state;
 pub mod tls;
 pub mod upstream;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::account::Accounts;
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::server::Listener;
+use crate::session::{Gateway, SessionEnd};
+use crate::state::Memory;
+use crate::upstream::{Dial, TcpDialer, Upstream};
+
+/// Runs the gateway until `shutdown` is cancelled and the sessions have ended.
+///
+/// # Errors
+/// When a socket cannot be opened or a certificate not be read: nothing has been served then.
+pub async fn run(config: Config, shutdown: CancellationToken) -> io::Result<()> {
+    let gateway = gateway(&config, Arc::new(TcpDialer), shutdown.clone())?;
+    let mut listeners = Vec::new();
+    for address in &config.pop3.clear {
+        listeners.push(Listener::bind(*address, None).await?);
+    }
+    for address in &config.pop3.tls {
+        listeners.push(Listener::bind(*address, gateway.tls.clone()).await?);
+    }
+    let ready = Arc::new(AtomicBool::new(false));
+    for listener in &listeners {
+        info!(address = %listener.address()?, "listening for POP3");
+    }
+    for upstream in gateway.accounts.upstreams() {
+        tokio::spawn(get_to_know(upstream.clone()));
+    }
+    ready.store(true, Ordering::Relaxed);
+    gateway.metrics.set_ready(true);
+    tokio::spawn({
+        let (gateway, ready) = (gateway.clone(), ready.clone());
+        async move {
+            gateway.draining.cancelled().await;
+            ready.store(false, Ordering::Relaxed);
+            gateway.metrics.set_ready(false);
+        }
+    });
+    server::run(listeners, gateway, &config.limits).await;
+    info!("all sessions have ended");
+    Ok(())
+}
+
+/// Puts together what sessions share.
+///
+/// # Errors
+/// When a certificate cannot be read.
+pub fn gateway(
+    config: &Config,
+    dialer: Arc<dyn Dial>,
+    draining: CancellationToken,
+) -> io::Result<Arc<Gateway>> {
+    let names: Vec<&str> = config
+        .upstreams
+        .iter()
+        .map(|upstream| &*upstream.name)
+        .collect();
+    let metrics = Arc::new(Metrics::new(&names, &SessionEnd::LABELS).map_err(io::Error::other)?);
+    let upstreams = config
+        .upstreams
+        .iter()
+        .map(|settings| {
+            let stall_limit = config.timeouts.upstream;
+            Upstream::new(
+                settings.clone(),
+                stall_limit,
+                dialer.clone(),
+                metrics.clone(),
+            )
+            .map(Arc::new)
+        })
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(io::Error::other)?;
+    let tls = config
+        .tls
+        .as_ref()
+        .map(|files| tls::acceptor(&files.certificate, &files.private_key))
+        .transpose()
+        .map_err(io::Error::other)?;
+    Ok(Arc::new(Gateway {
+        accounts: Accounts::new(
+            config.routes.clone(),
+            upstreams,
+            config.limits.upstream_connections_per_account,
+        ),
+        memory: Memory::default(),
+        metrics,
+        timeouts: config.timeouts.clone(),
+        cleartext_login: config.cleartext_login.clone(),
+        tls,
+        workarounds: session::Workarounds::default(),
+        draining,
+        drained: CancellationToken::new(),
+    }))
+}
+
+/// Asks an upstream once what it can do, so that the first client is offered all of it, and the
+/// operator reads at once whether it can be reached.
+async fn get_to_know(upstream: Arc<Upstream>) {
+    let name = upstream.settings().name.clone();
+    match upstream.connect().await {
+        Ok(mut client) => {
+            let capabilities = client.known_capabilities().await;
+            client.logout().await;
+            let names = capabilities.map(|can| can.names().collect::<Vec<_>>().join(" "));
+            info!(upstream = %name, capabilities = names.unwrap_or_default(), "upstream reached");
+        }
+        Err(failure) => {
+            warn!(upstream = %name, %failure, "upstream not reached; clients will be told to try again")
+        }
+    }
+}

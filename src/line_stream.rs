@@ -71,6 +71,11 @@ impl LineStream {
         }
     }
 
+    /// What stands in a stream's place while it is upgraded: nothing comes out of it.
+    pub fn closed() -> Self {
+        Self::new(Box::new(tokio::io::empty()), Duration::ZERO)
+    }
+
     /// From now on, reads and writes must make progress within this.
     pub fn limit_stalls(&mut self, stall_limit: Duration) {
         self.stall_limit = stall_limit;

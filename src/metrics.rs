@@ -116,26 +116,31 @@ impl Metrics {
     /// # Errors
     /// When two families share a name: a mistake of ours that the first test sees.
     pub fn new(upstreams: &[&str], outcomes: &[&'static str]) -> Result<Self, prometheus::Error> {
-        let registry = Registry::new_custom(Some("popgate".to_owned()), None)?;
+        let registry = Registry::new();
         let counter = |name: &str, help: &str, labels: &[&str]| {
-            let family = IntCounterVec::new(Opts::new(name, help), labels)?;
+            let family = IntCounterVec::new(Opts::new(name, help).namespace("popgate"), labels)?;
             registry.register(Box::new(family.clone()))?;
             Ok::<_, prometheus::Error>(family)
         };
         let gauge = |name: &str, help: &str, labels: &[&str]| {
-            let family = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            let family = IntGaugeVec::new(Opts::new(name, help).namespace("popgate"), labels)?;
             registry.register(Box::new(family.clone()))?;
             Ok::<_, prometheus::Error>(family)
         };
         let histogram = |name: &str, help: &str, labels: &[&str], buckets: &[f64]| {
-            let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+            let options = HistogramOpts::new(name, help)
+                .namespace("popgate")
+                .buckets(buckets.to_vec());
             let family = HistogramVec::new(options, labels)?;
             registry.register(Box::new(family.clone()))?;
             Ok::<_, prometheus::Error>(family)
         };
-        let ready = IntGauge::new(
-            "ready",
-            "Whether listeners are open and popgate is not draining.",
+        let ready = IntGauge::with_opts(
+            Opts::new(
+                "ready",
+                "Whether listeners are open and popgate is not draining.",
+            )
+            .namespace("popgate"),
         )?;
         registry.register(Box::new(ready.clone()))?;
         let build = gauge(

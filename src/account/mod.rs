@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use dashmap::DashMap;
 
-use crate::config::{self, Sessions};
+use crate::config;
 use crate::failure::{Failure, FailureKind};
 use crate::upstream::Upstream;
 
@@ -76,7 +76,7 @@ impl Accounts {
         &self,
         upstream: &Upstream,
         login: &[u8],
-    ) -> Result<impl Send + Sync + use<>, Failure> {
+    ) -> Result<Permit<(Arc<str>, Vec<u8>)>, Failure> {
         let account = (upstream.settings().name.clone(), login.to_vec());
         self.connections
             .take(account, self.connections_per_account)
@@ -86,22 +86,15 @@ impl Accounts {
             })
     }
 
-    /// Leave to open a maildrop, until the permit is dropped.
+    /// Leave to have a maildrop alone, until the permit is dropped.
     ///
     /// # Errors
-    /// `MaildropInUse` when it is `exclusive` and somebody has it.
-    pub fn maildrop(
-        &self,
-        key: MailboxKey,
-        sessions: Sessions,
-    ) -> Result<Option<impl Send + Sync + use<>>, Failure> {
-        match sessions {
-            Sessions::Shared => Ok(None),
-            Sessions::Exclusive => self.exclusive.take(key, 1).map(Some).ok_or_else(|| {
-                FailureKind::MaildropInUse
-                    .because("maildrop.sessions is exclusive, and another session has it")
-            }),
-        }
+    /// `MaildropInUse` when somebody has it.
+    pub fn maildrop(&self, key: MailboxKey) -> Result<Permit<MailboxKey>, Failure> {
+        self.exclusive.take(key, 1).ok_or_else(|| {
+            FailureKind::MaildropInUse
+                .because("maildrop.sessions is exclusive, and another session has it")
+        })
     }
 }
 

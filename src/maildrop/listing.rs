@@ -1,5 +1,7 @@
 //! [`Listing`]: what a mailbox held at login, as UIDs and sizes.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::imap::ids::Uid;
 
 /// Octets of a message as RETR sends them, line ends counted as two (RFC 1939 §11). IMAP counts in 32
@@ -13,23 +15,54 @@ pub struct Listing {
     octets: Vec<Octets>,
 }
 
-impl Listing {
-    /// Puts messages in any order, with repetitions, into one listing; of two sizes the later counts.
-    pub fn new(mut messages: Vec<(Uid, Octets)>) -> Self {
-        messages.sort_by_key(|(uid, _)| *uid);
+/// A listing in the making, out of responses in any order. A server may repeat a message, and may
+/// tell of changed flags without the size.
+#[derive(Debug, Default)]
+pub struct ListingBuilder {
+    seen: Vec<Seen>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    uid: Uid,
+    octets: Option<Octets>,
+    hidden: Option<bool>,
+}
+
+impl ListingBuilder {
+    /// One response: its size if it told one, and whether its flags hide it if it told any.
+    pub fn add(&mut self, uid: Uid, octets: Option<u64>, hidden: Option<bool>) {
+        self.seen.push(Seen {
+            uid,
+            // A message beyond 32 bits cannot be transferred; it is listed as the largest there is.
+            octets: octets.map(|octets| Octets::try_from(octets).unwrap_or(Octets::MAX)),
+            hidden,
+        });
+    }
+
+    /// The messages that are not hidden; of what was told twice, the later counts.
+    pub fn build(mut self, learned: &BTreeMap<Uid, Octets>, hidden: &BTreeSet<Uid>) -> Listing {
+        self.seen.sort_by_key(|seen| seen.uid);
         let mut listing = Listing::default();
-        for (uid, octets) in messages {
-            if listing.uids.last() == Some(&uid) {
-                listing.octets.pop();
-                listing.octets.push(octets);
-            } else {
-                listing.uids.push(uid);
-                listing.octets.push(octets);
+        for repeated in self.seen.chunk_by(|one, other| one.uid == other.uid) {
+            let uid = repeated[0].uid;
+            let last = |told: fn(&Seen) -> Option<Octets>| repeated.iter().rev().find_map(told);
+            let flagged = repeated.iter().rev().find_map(|seen| seen.hidden);
+            if flagged == Some(true) || hidden.contains(&uid) {
+                continue;
             }
+            let octets = learned
+                .get(&uid)
+                .copied()
+                .or_else(|| last(|seen| seen.octets));
+            listing.uids.push(uid);
+            listing.octets.push(octets.unwrap_or(0));
         }
         listing
     }
+}
 
+impl Listing {
     /// How many messages.
     pub fn len(&self) -> usize {
         self.uids.len()
@@ -56,12 +89,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_come_in_the_order_of_their_uids() {
+    fn responses_in_any_order_make_one_listing() {
         let uid = |number| Uid::new(number).expect("not 0");
-        let listing = Listing::new(vec![(uid(9), 1), (uid(2), 2), (uid(9), 3)]);
-        assert_eq!(listing.len(), 2);
-        assert_eq!(listing.message(0), Some((uid(2), 2)));
-        assert_eq!(listing.message(1), Some((uid(9), 3)));
-        assert_eq!(listing.message(2), None);
+        let mut builder = ListingBuilder::default();
+        builder.add(uid(9), Some(1), Some(false));
+        builder.add(uid(2), Some(2), Some(false));
+        // Somebody marks 9 and unmarks it while the listing is sent, then marks 4.
+        builder.add(uid(9), None, Some(true));
+        builder.add(uid(4), Some(4), Some(false));
+        builder.add(uid(9), None, Some(false));
+        builder.add(uid(4), None, Some(true));
+        builder.add(uid(5), None, None);
+        builder.add(uid(6), Some(6), None);
+        builder.add(uid(7), Some(u64::MAX), None);
+        let learned = BTreeMap::from([(uid(2), 22)]);
+        let listing = builder.build(&learned, &BTreeSet::from([uid(6)]));
+        let messages: Vec<_> = (0..listing.len())
+            .filter_map(|place| listing.message(place))
+            .collect();
+        assert_eq!(
+            messages,
+            [(uid(2), 22), (uid(5), 0), (uid(7), u32::MAX), (uid(9), 1)]
+        );
     }
 }

@@ -7,9 +7,9 @@ mod listing;
 mod unique_id;
 mod update;
 
-pub use listing::{Listing, Octets};
+pub use listing::{Listing, ListingBuilder, Octets};
 pub use unique_id::{Identities, UniqueId, UniqueIdFormat, UniqueIds};
-pub use update::{DeletePolicy, Update};
+pub use update::{Abilities, DeletePolicy, Removal, Update};
 
 use crate::imap::ids::Uid;
 use crate::pop3::command::MessageNumber;
@@ -193,11 +193,19 @@ mod tests {
         MessageNumber::new(number).expect("not 0")
     }
 
+    pub(super) fn listing(messages: impl Iterator<Item = (Uid, Octets)>) -> Listing {
+        let mut builder = ListingBuilder::default();
+        for (uid, octets) in messages {
+            builder.add(uid, Some(octets.into()), None);
+        }
+        builder.build(&Default::default(), &Default::default())
+    }
+
     fn maildrop(sizes: &[Octets]) -> Maildrop {
         let uids = (1..).filter_map(|number| Uid::new(number * 3));
         let validity = UidValidity::new(5).expect("not 0");
         Maildrop::new(
-            Listing::new(uids.zip(sizes.iter().copied()).collect()),
+            listing(uids.zip(sizes.iter().copied())),
             UniqueIds::from_uids(UniqueIdFormat::Dovecot, validity),
         )
     }

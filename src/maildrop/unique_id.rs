@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn names_of_the_upstream_are_unique_or_not_used() {
         let validity = UidValidity::new(7).expect("not 0");
-        let listing = Listing::new((1..=5).map(|number| (uid(number), 1)).collect());
+        let listing = crate::maildrop::tests::listing((1..=5).map(|number| (uid(number), 1)));
         let names = [(1, "M1"), (2, "M1"), (3, ""), (4, "M 4")]
             .map(|(number, name)| (uid(number), name.to_owned()));
         let mut identities = Identities::from(names);

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::{LiteralReader, Upstream};
+use crate::config::Quirks;
 use crate::failure::{Failure, FailureKind};
 use crate::imap::Garbled;
 use crate::imap::command::{
@@ -603,6 +604,11 @@ impl ImapClient {
         }
     }
 
+    /// Deviations of this provider.
+    pub fn quirks(&self) -> &Quirks {
+        &self.upstream.settings().quirks
+    }
+
     /// Octets from and to the upstream so far.
     pub fn octets(&self) -> (u64, u64) {
         (self.stream.octets_read(), self.stream.octets_written())
@@ -810,32 +816,36 @@ impl ImapClient {
 }
 
 impl Folders {
-    /// The folder with this special use, else one whose last name component is among the well-known
-    /// ones, else `fallback` as a folder to be created.
-    pub fn find(&self, uses: &[SpecialUse], well_known: &[&str], fallback: &str) -> Target {
+    /// The folder with one of these special uses, else the provider's own name for it, else one of
+    /// the well-known names; else the first of those as a folder to be created.
+    pub fn find(
+        &self,
+        uses: &[SpecialUse],
+        provider_name: Option<&str>,
+        well_known: &[&str],
+    ) -> Target {
         let selectable = || self.listed.iter().filter(|listed| listed.selectable);
         let by_use = uses
             .iter()
             .find_map(|wanted| selectable().find(|listed| listed.special_use == Some(*wanted)));
         let by_name = || {
-            well_known.iter().find_map(|name| {
-                selectable()
-                    .find(|listed| last_component(listed).eq_ignore_ascii_case(name.as_bytes()))
+            let names = provider_name.into_iter().chain(well_known.iter().copied());
+            names.map(str::as_bytes).find_map(|name| {
+                selectable().find(|listed| last_component(listed).eq_ignore_ascii_case(name))
             })
         };
-        match by_use.or_else(by_name) {
-            Some(listed) => Target {
-                mailbox: MailboxName::from_wire(listed.name.clone()),
-                exists: true,
-            },
+        let name = match by_use.or_else(by_name) {
+            Some(listed) => listed.name.clone(),
             None => {
+                let fallback = provider_name.or(well_known.first().copied());
                 let mut name = self.personal_prefix.clone();
-                name.extend_from_slice(fallback.as_bytes());
-                Target {
-                    mailbox: MailboxName::from_wire(name),
-                    exists: false,
-                }
+                name.extend_from_slice(fallback.unwrap_or_default().as_bytes());
+                name
             }
+        };
+        Target {
+            exists: self.listed.iter().any(|listed| listed.name == name),
+            mailbox: MailboxName::from_wire(name),
         }
     }
 

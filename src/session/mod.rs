@@ -1,0 +1,251 @@
+//! The conversations; the only place where client and upstream meet.
+
+pub mod pop3;
+
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::account::Accounts;
+use crate::config::{CleartextLogin, Timeouts};
+use crate::failure::{Failure, FailureKind};
+use crate::imap::response::{Capabilities, Capability};
+use crate::line_stream::{LineError, LineStream};
+use crate::metrics::Metrics;
+use crate::pop3::multi_line::Nul;
+use crate::state::Memory;
+use crate::tls;
+
+/// What all sessions share; nobody writes to it but through its parts.
+pub struct Gateway {
+    /// Routes, upstreams and permits.
+    pub accounts: Accounts,
+    /// What must outlive a session.
+    pub memory: Memory,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// How long anything may take.
+    pub timeouts: Timeouts,
+    /// Who may log in without TLS.
+    pub cleartext_login: CleartextLogin,
+    /// For STLS; `None` without a certificate.
+    pub tls: Option<TlsAcceptor>,
+    /// For clients that hang on what others take.
+    pub workarounds: Workarounds,
+    /// No new logins any more.
+    pub draining: CancellationToken,
+    /// No transaction any more either.
+    pub drained: CancellationToken,
+}
+
+/// `pop3.client_workarounds`; each may make RETR differ from what the upstream holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Workarounds {
+    /// `outlook-no-nuls`: Outlook and Outlook Express hang on NUL.
+    pub nul: Nul,
+    /// `oe-ns-eoh`: Outlook Express and Netscape hang on a header without its blank line.
+    pub end_header: bool,
+}
+
+impl Default for Workarounds {
+    fn default() -> Self {
+        Self {
+            nul: Nul::Kept,
+            end_header: false,
+        }
+    }
+}
+
+/// What can be offered to clients before it is known who they are: what every upstream has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offer {
+    /// XOAUTH2 and OAUTHBEARER.
+    pub tokens: bool,
+    /// RFC 6856
+    pub utf8: bool,
+}
+
+impl Gateway {
+    /// As far as the upstreams have told by now.
+    pub fn offer(&self) -> Offer {
+        let every = |can: fn(Capabilities) -> bool| {
+            self.accounts.upstreams().all(|upstream| {
+                let seen = upstream.seen();
+                seen.before_login.is_some_and(can) || seen.after_login.is_some_and(can)
+            })
+        };
+        Offer {
+            tokens: every(|capabilities| {
+                capabilities.has(Capability::AuthXoauth2)
+                    || capabilities.has(Capability::AuthOauthBearer)
+            }),
+            utf8: every(|capabilities| capabilities.has(Capability::Utf8Accept)),
+        }
+    }
+
+    /// Whether this client may send a password now.
+    fn permits_login(&self, client: &Client) -> bool {
+        client.secure
+            || match &self.cleartext_login {
+                CleartextLogin::Never => false,
+                CleartextLogin::Loopback => client.address.is_loopback(),
+                CleartextLogin::Always => true,
+                CleartextLogin::From(networks) => networks
+                    .iter()
+                    .any(|network| network.contains(&client.address)),
+            }
+    }
+}
+
+/// One client connection.
+pub struct Client {
+    /// What it says, and what it is told.
+    pub lines: LineStream,
+    /// From where it comes.
+    pub address: IpAddr,
+    /// Whether TLS protects it.
+    pub secure: bool,
+    /// As metrics call the place where it came in.
+    pub listener: &'static str,
+}
+
+impl Client {
+    /// The server's half of STLS, after the client was told to begin. What it sent before is
+    /// discarded, whatever it was (RFC 2595 §4).
+    ///
+    /// # Errors
+    /// When the handshake fails.
+    async fn start_tls(
+        &mut self,
+        acceptor: &TlsAcceptor,
+        timeouts: &Timeouts,
+    ) -> Result<(), SessionEnd> {
+        self.lines.flush().await?;
+        let clear = std::mem::replace(&mut self.lines, LineStream::closed());
+        let secured = tls::accept(acceptor, clear.into_transport())
+            .await
+            .map_err(|error| SessionEnd::TlsFailed(error.to_string()))?;
+        self.lines = LineStream::new(secured, timeouts.login);
+        self.secure = true;
+        Ok(())
+    }
+}
+
+/// What a client's user can quote to the operator, who finds it in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionId(u32);
+
+impl SessionId {
+    /// The next one; the first of a process is random, so that two restarts do not share theirs.
+    #[allow(clippy::new_without_default, reason = "every call gives another")]
+    pub fn new() -> Self {
+        static NEXT: std::sync::LazyLock<AtomicU32> = std::sync::LazyLock::new(|| {
+            #[allow(clippy::cast_possible_truncation, reason = "any 32 bits will do")]
+            AtomicU32::new(RandomState::new().hash_one(0) as u32)
+        });
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
+/// How a session ended, when not by a QUIT that was obeyed.
+#[derive(Debug)]
+pub enum SessionEnd {
+    /// The client closed without QUIT.
+    ClientClosed,
+    /// The client neither spoke nor read for its limit.
+    ClientIdle,
+    /// The client's connection failed.
+    ClientLost(String),
+    /// The client sent an endless line.
+    LineTooLong,
+    /// The login was not finished within `timeouts.login`.
+    LoginTimeout,
+    /// Too many commands that were none.
+    TooManyMistakes,
+    /// Too many logins that were refused.
+    TooManyLogins,
+    /// The TLS handshake failed.
+    TlsFailed(String),
+    /// The upstream failed, so that there is nothing more to be done.
+    Upstream(Failure),
+    /// QUIT could not do all that it had to.
+    UpdateIncomplete(Failure),
+    /// We are ending.
+    ShuttingDown,
+}
+
+impl SessionEnd {
+    /// All labels of [`SessionEnd::label`], and `quit`.
+    pub const LABELS: [&'static str; 12] = [
+        "quit",
+        "client_closed",
+        "client_idle",
+        "client_lost",
+        "line_too_long",
+        "login_timeout",
+        "too_many_mistakes",
+        "too_many_logins",
+        "tls_failed",
+        "upstream_failed",
+        "update_incomplete",
+        "shutting_down",
+    ];
+
+    /// The metric label.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::ClientClosed => "client_closed",
+            Self::ClientIdle => "client_idle",
+            Self::ClientLost(_) => "client_lost",
+            Self::LineTooLong => "line_too_long",
+            Self::LoginTimeout => "login_timeout",
+            Self::TooManyMistakes => "too_many_mistakes",
+            Self::TooManyLogins => "too_many_logins",
+            Self::TlsFailed(_) => "tls_failed",
+            Self::Upstream(_) => "upstream_failed",
+            Self::UpdateIncomplete(_) => "update_incomplete",
+            Self::ShuttingDown => "shutting_down",
+        }
+    }
+
+    /// What the log adds to the label.
+    pub fn cause(&self) -> String {
+        match self {
+            Self::ClientLost(cause) | Self::TlsFailed(cause) => cause.clone(),
+            Self::Upstream(failure) | Self::UpdateIncomplete(failure) => failure.to_string(),
+            _ => String::new(),
+        }
+    }
+}
+
+/// For a client's connection; the upstream's failures are [`Failure`]s.
+impl From<LineError> for SessionEnd {
+    fn from(error: LineError) -> Self {
+        match error {
+            LineError::Closed => Self::ClientClosed,
+            LineError::Stalled => Self::ClientIdle,
+            LineError::TooLong => Self::LineTooLong,
+            LineError::Transport(error) => Self::ClientLost(error.to_string()),
+        }
+    }
+}
+
+impl From<Failure> for SessionEnd {
+    fn from(failure: Failure) -> Self {
+        match failure.kind {
+            FailureKind::ShuttingDown => Self::ShuttingDown,
+            _ => Self::Upstream(failure),
+        }
+    }
+}

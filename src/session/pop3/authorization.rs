@@ -1,0 +1,359 @@
+//! The AUTHORIZATION state (RFC 1939 §4, RFC 5034, RFC 2595): from greeting to an open maildrop.
+
+use tokio::time::Instant;
+use tracing::info;
+
+use super::{LoggedIn, Record, capa, mechanisms};
+use crate::account::MailboxKey;
+use crate::config::Sessions;
+use crate::failure::{Failure, FailureKind};
+use crate::imap::command::ListingIdentity;
+use crate::imap::fetch::Fetch;
+use crate::imap::response::Capability;
+use crate::maildrop::{Identities, ListingBuilder, Maildrop, UniqueIdFormat, UniqueIds};
+use crate::pop3::command::{AUTHORIZATION_LINE_OCTETS_MAX, Command};
+use crate::pop3::reply;
+use crate::sasl::{self, Credential, Mechanism};
+use crate::secret::Secret;
+use crate::session::{Client, Gateway, Offer, SessionEnd};
+use crate::upstream::{ImapClient, Selected};
+
+/// Logins that may be refused on one connection.
+const LOGINS_MAX: u32 = 3;
+
+/// The challenges of LOGIN: `Username:` and `Password:`.
+const LOGIN_CHALLENGES: [&str; 2] = ["VXNlcm5hbWU6", "UGFzc3dvcmQ6"];
+
+const CLEARTEXT_REFUSED: &str = "no login in clear text: use STLS, or the port with TLS";
+
+/// What has been said so far.
+struct Progress {
+    user: Option<Vec<u8>>,
+    utf8: bool,
+    logins_refused: u32,
+    offer: Offer,
+}
+
+/// Runs until a login succeeds, or QUIT: `None`.
+pub(super) async fn run(
+    client: &mut Client,
+    gateway: &Gateway,
+    record: &mut Record,
+) -> Result<Option<LoggedIn>, SessionEnd> {
+    // No `<…@…>` in it, since clients would take that for an offer of APOP.
+    reply::ok(client.lines.output(), "popgate ready");
+    let mut progress = Progress {
+        user: None,
+        utf8: false,
+        logins_refused: 0,
+        offer: gateway.offer(),
+    };
+    loop {
+        let line = client.lines.line(AUTHORIZATION_LINE_OCTETS_MAX).await?;
+        let started = Instant::now();
+        let command = match Command::parse(line) {
+            Ok(command) => command,
+            Err(mistake) => {
+                record.mistaken(client, gateway, mistake)?;
+                continue;
+            }
+        };
+        let name = command.name();
+        if command == Command::Quit {
+            reply::ok(client.lines.output(), "bye");
+            gateway.metrics.pop3_command(name, true, started.elapsed());
+            return Ok(None);
+        }
+        let refused_before = record.refused;
+        let logged_in = obey(command, client, gateway, record, &mut progress).await?;
+        let succeeded = record.refused == refused_before;
+        gateway
+            .metrics
+            .pop3_command(name, succeeded, started.elapsed());
+        if logged_in.is_some() {
+            return Ok(logged_in);
+        }
+        if progress.logins_refused >= LOGINS_MAX {
+            return Err(SessionEnd::TooManyLogins);
+        }
+    }
+}
+
+async fn obey(
+    command: Command,
+    client: &mut Client,
+    gateway: &Gateway,
+    record: &mut Record,
+    progress: &mut Progress,
+) -> Result<Option<LoggedIn>, SessionEnd> {
+    let may_log_in = gateway.permits_login(client);
+    let has_stls = gateway.tls.is_some() && !client.secure;
+    match command {
+        Command::Capa => capa(client.lines.output(), may_log_in, has_stls, progress.offer),
+        Command::AuthList => {
+            let out = client.lines.output();
+            reply::ok(out, "mechanisms follow");
+            let offered = if may_log_in {
+                mechanisms(progress.offer)
+            } else {
+                &[]
+            };
+            for mechanism in offered {
+                reply::line(out, mechanism);
+            }
+            reply::terminator(out);
+        }
+        Command::Stls => match &gateway.tls {
+            Some(acceptor) if has_stls => {
+                reply::ok(client.lines.output(), "begin TLS");
+                client.start_tls(acceptor, &gateway.timeouts).await?;
+                progress.user = None;
+                progress.utf8 = false;
+            }
+            Some(_) => record.misplaced(client, "TLS protects this connection already")?,
+            None => record.misplaced(client, "there is no certificate for TLS")?,
+        },
+        Command::Utf8 if progress.offer.utf8 => {
+            progress.utf8 = true;
+            reply::ok(client.lines.output(), "UTF-8 it is");
+        }
+        Command::Utf8 => record.misplaced(client, "the mail server has no UTF-8 support")?,
+        Command::User(_) | Command::Pass(_) | Command::Auth { .. } if !may_log_in => {
+            record.misplaced(client, CLEARTEXT_REFUSED)?;
+        }
+        Command::User(name) => {
+            progress.user = Some(name);
+            reply::ok(client.lines.output(), "and the password?");
+        }
+        Command::Pass(password) => match progress.user.take() {
+            None => record.misplaced(client, "USER first")?,
+            Some(user) => match Credential::password(&user, password) {
+                Ok(credential) => {
+                    return log_in(credential, client, gateway, record, progress).await;
+                }
+                Err(sasl::Malformed) => {
+                    record.misplaced(client, "no password can look like this")?
+                }
+            },
+        },
+        Command::Auth {
+            mechanism,
+            initial_response,
+        } => {
+            let offered = Mechanism::parse(&mechanism)
+                .filter(|mechanism| mechanisms(progress.offer).contains(&mechanism.name()));
+            let Some(mechanism) = offered else {
+                record.misplaced(client, "no such mechanism here; AUTH alone lists them")?;
+                return Ok(None);
+            };
+            match exchange(mechanism, initial_response, client).await? {
+                Some(credential) => {
+                    return log_in(credential, client, gateway, record, progress).await;
+                }
+                None => {
+                    record.misplaced(client, "that AUTH exchange was cancelled or malformed")?
+                }
+            }
+        }
+        Command::Noop
+        | Command::Stat
+        | Command::List(_)
+        | Command::Retr(_)
+        | Command::Dele(_)
+        | Command::Rset
+        | Command::Top { .. }
+        | Command::Uidl(_)
+        | Command::Last
+        | Command::Quit => {
+            record.misplaced(client, "log in first")?;
+        }
+    }
+    Ok(None)
+}
+
+/// The challenges and responses of one AUTH (RFC 5034 §4); `None` when cancelled or malformed.
+async fn exchange(
+    mechanism: Mechanism,
+    initial_response: Option<Secret>,
+    client: &mut Client,
+) -> Result<Option<Credential>, SessionEnd> {
+    let first_challenge = match mechanism {
+        Mechanism::Login => LOGIN_CHALLENGES[0],
+        Mechanism::Plain | Mechanism::Xoauth2 | Mechanism::OauthBearer => "",
+    };
+    let first = match initial_response {
+        // "=" is how an empty initial response is written.
+        Some(response) if response.expose() == b"=" => Some(Secret::new(Vec::new())),
+        Some(response) => sasl::decode(response.expose()).ok(),
+        None => response_to(first_challenge, client).await?,
+    };
+    let Some(first) = first else {
+        return Ok(None);
+    };
+    if mechanism != Mechanism::Login {
+        return Ok(Credential::from_response(mechanism, &first).ok());
+    }
+    let Some(password) = response_to(LOGIN_CHALLENGES[1], client).await? else {
+        return Ok(None);
+    };
+    Ok(Credential::password(first.expose(), password).ok())
+}
+
+async fn response_to(challenge: &str, client: &mut Client) -> Result<Option<Secret>, SessionEnd> {
+    reply::continuation(client.lines.output(), challenge);
+    let line = client.lines.line(AUTHORIZATION_LINE_OCTETS_MAX).await?;
+    match line.trim_ascii() {
+        b"*" => Ok(None),
+        response => Ok(sasl::decode(response).ok()),
+    }
+}
+
+/// One attempt at the upstream for one attempt of the client.
+async fn log_in(
+    credential: Credential,
+    client: &mut Client,
+    gateway: &Gateway,
+    record: &mut Record,
+    progress: &mut Progress,
+) -> Result<Option<LoggedIn>, SessionEnd> {
+    record.login = Some(credential.login().escape_ascii().to_string());
+    match open_maildrop(credential, progress.utf8, gateway, record).await {
+        Ok(logged_in) => {
+            let drop_listing = logged_in.maildrop.drop_listing();
+            record.messages = drop_listing.messages;
+            let (messages, octets) = (drop_listing.messages, drop_listing.octets);
+            reply::ok(
+                client.lines.output(),
+                format_args!("{messages} messages, {octets} octets"),
+            );
+            Ok(Some(logged_in))
+        }
+        Err(failure) => {
+            record.failed(&failure);
+            progress.logins_refused += 1;
+            failure.kind.reply(client.lines.output(), record.id);
+            Ok(None)
+        }
+    }
+}
+
+async fn open_maildrop(
+    credential: Credential,
+    utf8: bool,
+    gateway: &Gateway,
+    record: &mut Record,
+) -> Result<LoggedIn, Failure> {
+    let upstream = gateway.accounts.upstream(credential.login())?;
+    let name = upstream.settings().name.clone();
+    record.upstream = Some(name.clone());
+    let settings = upstream.settings().maildrop.clone();
+    let mut imap = upstream.connect().await?;
+    let open = gateway.metrics.upstream_connection(&name);
+    let authenticated = imap.authenticate(&credential).await;
+    let refused = authenticated.as_ref().err().map(|failure| failure.kind);
+    gateway.metrics.auth_attempt(&name, refused);
+    authenticated?;
+    // Only who has proved to be somebody may take somebody's place.
+    let key = MailboxKey {
+        upstream: name,
+        login: credential.login().to_vec(),
+        folder: settings.folder.clone(),
+    };
+    let mut permits: Vec<Box<dyn Send + Sync>> = Vec::with_capacity(2);
+    permits.push(Box::new(
+        gateway.accounts.connection(upstream, credential.login())?,
+    ));
+    if settings.sessions == Sessions::Exclusive {
+        permits.push(Box::new(gateway.accounts.maildrop(key.clone())?));
+    }
+    if utf8 {
+        imap.enable_utf8().await?;
+    }
+    let selected = imap.select(&imap.mailbox(&settings.folder)).await?;
+    let maildrop = list(&mut imap, &selected, settings.unique_id, gateway, &key).await?;
+    info!(
+        session = %record.id,
+        login = record.login.as_deref().unwrap_or_default(),
+        upstream = %key.upstream,
+        messages = maildrop.numbers(),
+        "logged in"
+    );
+    Ok(LoggedIn {
+        imap,
+        selected,
+        maildrop,
+        key,
+        settings,
+        _permits: permits,
+        _open: open,
+    })
+}
+
+/// The snapshot that this session will see: what is there, less what others marked `\Deleted` and
+/// what POP3 shows no more.
+async fn list(
+    imap: &mut ImapClient,
+    selected: &Selected,
+    format: UniqueIdFormat,
+    gateway: &Gateway,
+    key: &MailboxKey,
+) -> Result<Maildrop, Failure> {
+    let identity = identity_for(format, imap)?;
+    let mut builder = ListingBuilder::default();
+    let mut identities = Identities::new();
+    // `1:*` names the last message even of an empty mailbox.
+    if selected.exists > 0 {
+        imap.list_messages(identity, |fetch| {
+            let Some(uid) = fetch.uid else {
+                return; // Flags that somebody changed just now, by sequence number.
+            };
+            let hidden = fetch.flags.map(|flags| flags.deleted || flags.hidden);
+            builder.add(uid, fetch.octets, hidden);
+            if let Some(name) = upstream_name(format, fetch) {
+                identities.insert(uid, name);
+            }
+        })
+        .await?;
+    }
+    let remembered = gateway.memory.remembered(key, selected.validity);
+    let listing = builder.build(&remembered.octets, &remembered.hidden);
+    let unique_ids = match identity {
+        ListingIdentity::Uid => UniqueIds::from_uids(format, selected.validity),
+        ListingIdentity::GmailMessageId | ListingIdentity::EmailId => {
+            UniqueIds::from_names(format, selected.validity, &listing, identities)
+        }
+    };
+    Ok(Maildrop::new(listing, unique_ids))
+}
+
+/// To give other unique-ids than the configured ones would make every client fetch everything again.
+fn identity_for(format: UniqueIdFormat, imap: &ImapClient) -> Result<ListingIdentity, Failure> {
+    let needs = |capability, identity, name: &str| match imap.has(capability) {
+        true => Ok(identity),
+        false => Err(FailureKind::Misconfigured.because(format!(
+            "maildrop.unique_id needs {name}, which the upstream does not have"
+        ))),
+    };
+    match format {
+        UniqueIdFormat::Gmail => needs(
+            Capability::GmailExtensions,
+            ListingIdentity::GmailMessageId,
+            "X-GM-EXT-1",
+        ),
+        UniqueIdFormat::EmailId => {
+            needs(Capability::ObjectId, ListingIdentity::EmailId, "OBJECTID")
+        }
+        UniqueIdFormat::Dovecot
+        | UniqueIdFormat::Uid
+        | UniqueIdFormat::Cyrus
+        | UniqueIdFormat::Courier
+        | UniqueIdFormat::Uw => Ok(ListingIdentity::Uid),
+    }
+}
+
+fn upstream_name(format: UniqueIdFormat, fetch: Fetch) -> Option<String> {
+    match format {
+        UniqueIdFormat::Gmail => fetch.gmail_message_id.map(|id| format!("GmailId{id:x}")),
+        _ => fetch.email_id,
+    }
+}

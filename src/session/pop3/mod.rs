@@ -1,0 +1,238 @@
+//! A POP3 session (RFC 1939): [`serve`] reads as the RFC's three states.
+
+mod authorization;
+mod retrieve;
+mod transaction;
+mod update;
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+use tracing::{Level, info};
+
+use super::{Client, Gateway, SessionEnd, SessionId};
+use crate::account::MailboxKey;
+use crate::config::MaildropSettings;
+use crate::failure::{Failure, FailureKind};
+use crate::maildrop::Maildrop;
+use crate::metrics::OpenGuard;
+use crate::pop3::command::{CommandName, Mistake};
+use crate::pop3::reply;
+use crate::upstream::{ImapClient, Selected};
+
+/// Commands that were none, or came out of place, after which a client is cut off.
+const MISTAKES_MAX: u32 = 30;
+
+/// Time for the last words to a client that is being cut off.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Everything that a successful login brings. Dropping it closes the upstream connection and gives
+/// back every permit.
+struct LoggedIn {
+    imap: ImapClient,
+    selected: Selected,
+    maildrop: Maildrop,
+    key: MailboxKey,
+    settings: MaildropSettings,
+    _permits: Vec<Box<dyn Send + Sync>>,
+    _open: OpenGuard,
+}
+
+/// What the one log line of a session tells.
+struct Record {
+    id: SessionId,
+    started: Instant,
+    login: Option<String>,
+    upstream: Option<std::sync::Arc<str>>,
+    messages: u32,
+    retrieved: u32,
+    retrieved_octets: u64,
+    deleted: usize,
+    refused: u32,
+    mistakes: u32,
+    /// Within a multi-line reply nothing else may be said.
+    in_multi_line: bool,
+}
+
+/// Serves one client from greeting to close; `accepted` is when its connection was.
+pub async fn serve(mut client: Client, gateway: &Gateway, accepted: Instant) {
+    let mut record = Record::new(accepted);
+    let result = conversation(&mut client, gateway, &mut record).await;
+    if let Err(end) = &result {
+        last_words(&mut client, end, &record).await;
+    } else {
+        client.lines.close().await;
+    }
+    record.close(&client, gateway, result.err());
+}
+
+async fn conversation(
+    client: &mut Client,
+    gateway: &Gateway,
+    record: &mut Record,
+) -> Result<(), SessionEnd> {
+    let login_ends = record.started + gateway.timeouts.login;
+    let authorization = authorization::run(client, gateway, record);
+    let logged_in = tokio::select! {
+        result = timeout_at(login_ends, authorization) => {
+            result.map_err(|_| SessionEnd::LoginTimeout)??
+        }
+        () = gateway.draining.cancelled() => return Err(SessionEnd::ShuttingDown),
+    };
+    let Some(mut logged_in) = logged_in else {
+        return Ok(()); // QUIT before login: there is no UPDATE state.
+    };
+    client.lines.limit_stalls(gateway.timeouts.idle);
+    let transaction = tokio::select! {
+        result = transaction::run(client, gateway, &mut logged_in, record) => result,
+        () = gateway.drained.cancelled() => Err(SessionEnd::ShuttingDown),
+    };
+    // Without QUIT the marks are forgotten with the maildrop.
+    let result = match transaction {
+        Ok(()) => update::run(client, gateway, &mut logged_in, record).await,
+        Err(end) => Err(end),
+    };
+    let (read, written) = logged_in.imap.octets();
+    gateway.metrics.bytes("upstream", read, written);
+    if result.is_ok() {
+        logged_in.imap.logout().await;
+    }
+    result
+}
+
+/// Tells the client why it is cut off, where the protocol has a place for that.
+async fn last_words(client: &mut Client, end: &SessionEnd, record: &Record) {
+    if record.in_multi_line {
+        // The reply stays without its terminator, so that nobody takes it for complete.
+        return;
+    }
+    client.lines.limit_stalls(LAST_WORDS);
+    let out = client.lines.output();
+    match end {
+        SessionEnd::Upstream(failure) => failure.kind.reply(out, record.id),
+        SessionEnd::ShuttingDown => FailureKind::ShuttingDown.reply(out, record.id),
+        SessionEnd::LoginTimeout => reply::err(out, "the login took too long"),
+        SessionEnd::ClientIdle => reply::err(out, "idle for too long"),
+        SessionEnd::LineTooLong => reply::err(out, "that line is too long"),
+        SessionEnd::TooManyMistakes => reply::err(out, "too many mistakes"),
+        // The reply to the last login, or to QUIT, has been given.
+        SessionEnd::TooManyLogins | SessionEnd::UpdateIncomplete(_) => {}
+        SessionEnd::ClientClosed | SessionEnd::ClientLost(_) | SessionEnd::TlsFailed(_) => return,
+    }
+    client.lines.close().await;
+}
+
+impl Record {
+    fn new(accepted: Instant) -> Self {
+        Self {
+            id: SessionId::new(),
+            started: accepted,
+            login: None,
+            upstream: None,
+            messages: 0,
+            retrieved: 0,
+            retrieved_octets: 0,
+            deleted: 0,
+            refused: 0,
+            mistakes: 0,
+            in_multi_line: false,
+        }
+    }
+
+    /// The one line of a session, and its metrics.
+    fn close(&self, client: &Client, gateway: &Gateway, end: Option<SessionEnd>) {
+        let outcome = end.as_ref().map_or("quit", SessionEnd::label);
+        gateway
+            .metrics
+            .session(client.listener, outcome, self.started.elapsed());
+        let (read, written) = (client.lines.octets_read(), client.lines.octets_written());
+        gateway.metrics.bytes("client", read, written);
+        info!(
+            session = %self.id,
+            client = %client.address,
+            tls = client.secure,
+            login = self.login.as_deref().unwrap_or_default(),
+            upstream = self.upstream.as_deref().unwrap_or_default(),
+            seconds = self.started.elapsed().as_secs_f64(),
+            messages = self.messages,
+            retrieved = self.retrieved,
+            retrieved_octets = self.retrieved_octets,
+            deleted = self.deleted,
+            refused = self.refused,
+            outcome,
+            cause = end.as_ref().map(SessionEnd::cause).unwrap_or_default(),
+            "session ended"
+        );
+    }
+
+    /// A failure of the upstream is logged as loudly as the table says.
+    fn failed(&mut self, failure: &Failure) {
+        self.refused += 1;
+        let (session, login) = (self.id, self.login.as_deref().unwrap_or_default());
+        let upstream = self.upstream.as_deref().unwrap_or_default();
+        // The level of an event is fixed where it is written.
+        match failure.kind.level() {
+            Level::ERROR => tracing::error!(%session, login, upstream, %failure),
+            Level::WARN => tracing::warn!(%session, login, upstream, %failure),
+            _ => tracing::info!(%session, login, upstream, %failure),
+        }
+    }
+
+    /// Answers a line that is no command, and counts it.
+    fn mistaken(
+        &mut self,
+        client: &mut Client,
+        gateway: &Gateway,
+        mistake: Mistake,
+    ) -> Result<(), SessionEnd> {
+        let text = match mistake {
+            Mistake::Unknown => "no such command",
+            Mistake::Arguments => "wrong arguments for this command",
+        };
+        gateway
+            .metrics
+            .pop3_command(CommandName::Unknown, false, Duration::ZERO);
+        self.misplaced(client, text)
+    }
+
+    /// Answers a command that cannot be obeyed here, and counts it.
+    fn misplaced(&mut self, client: &mut Client, text: &str) -> Result<(), SessionEnd> {
+        self.refused += 1;
+        self.mistakes += 1;
+        if self.mistakes > MISTAKES_MAX {
+            return Err(SessionEnd::TooManyMistakes);
+        }
+        reply::err(client.lines.output(), text);
+        Ok(())
+    }
+}
+
+/// Appends the capabilities of this connection: the same before and after login, since JavaMail and
+/// neomutt decide by what they saw first.
+fn capa(out: &mut Vec<u8>, client_may_log_in: bool, has_stls: bool, offer: super::Offer) {
+    reply::ok(out, "capabilities follow");
+    for capability in ["TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING"] {
+        reply::line(out, capability);
+    }
+    // No policy removes what the client did not delete.
+    reply::line(out, "EXPIRE NEVER");
+    if client_may_log_in {
+        reply::line(out, "USER");
+        reply::line(out, format_args!("SASL {}", mechanisms(offer).join(" ")));
+    }
+    if has_stls {
+        reply::line(out, "STLS");
+    }
+    if offer.utf8 {
+        reply::line(out, "UTF8");
+    }
+    reply::line(out, "IMPLEMENTATION popgate");
+    reply::terminator(out);
+}
+
+fn mechanisms(offer: super::Offer) -> &'static [&'static str] {
+    match offer.tokens {
+        true => &["PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"],
+        false => &["PLAIN", "LOGIN"],
+    }
+}

@@ -1,0 +1,212 @@
+//! RETR and TOP: a literal in, byte-stuffed lines out, in constant memory.
+//!
+//! `+OK` is the last moment at which a failure can be told. After it the terminator follows only when
+//! the upstream has confirmed the whole of the message; otherwise the connection ends without it.
+
+use super::{LoggedIn, Record};
+use crate::failure::FailureKind;
+use crate::imap::command::Section;
+use crate::line_stream::OUTPUT_OCTETS_MAX;
+use crate::maildrop::{Message, Octets};
+use crate::pop3::multi_line::{DotStuffer, TopLines};
+use crate::pop3::reply;
+use crate::session::{Client, Gateway, SessionEnd};
+use crate::upstream::LiteralReader;
+
+/// Octets of the first partial fetch of a TOP, its lines apart: most headers fit.
+const TOP_HEADER_OCTETS: u64 = 8 * 1024;
+
+/// Octets that a TOP expects of a body line.
+const TOP_LINE_OCTETS: u64 = 80;
+
+/// Octets of a partial fetch at most.
+const TOP_PART_OCTETS_MAX: u64 = 1024 * 1024;
+
+/// RETR (RFC 1939 §5)
+pub(super) async fn retr(
+    message: Message,
+    client: &mut Client,
+    gateway: &Gateway,
+    logged_in: &mut LoggedIn,
+    record: &mut Record,
+) -> Result<(), SessionEnd> {
+    let Some(body) = open(message, Section::Whole, client, logged_in, record).await? else {
+        return Ok(());
+    };
+    let mut lines = Lines::new(gateway, TopLines::new(u64::MAX));
+    begin(message, client, record);
+    relay(body, client, &mut lines).await?;
+    lines.end(client);
+    end(client, record);
+
+    logged_in.maildrop.mark_retrieved(message.number);
+    record.retrieved += 1;
+    record.retrieved_octets += lines.stuffer.octets();
+    gateway.metrics.message_retrieved(&logged_in.key.upstream);
+    learn_octets(message, lines.stuffer.octets(), gateway, logged_in);
+    Ok(())
+}
+
+/// TOP (RFC 1939 §7), by partial fetches that grow only when the lines asked for need it.
+pub(super) async fn top(
+    message: Message,
+    lines: u64,
+    client: &mut Client,
+    gateway: &Gateway,
+    logged_in: &mut LoggedIn,
+    record: &mut Record,
+) -> Result<(), SessionEnd> {
+    let mut top = Lines::new(gateway, TopLines::new(lines));
+    let mut octets = TOP_HEADER_OCTETS.saturating_add(lines.saturating_mul(TOP_LINE_OCTETS));
+    let mut first: Octets = 0;
+    loop {
+        let section = match part(first, octets, message) {
+            Some(octets) => Section::Part { first, octets },
+            None => Section::Whole,
+        };
+        let Some(body) = open(message, section, client, logged_in, record).await? else {
+            if record.in_multi_line {
+                // It began as a message and ends as none: what was sent must not look complete.
+                let failure = FailureKind::UpstreamLost.because("the message vanished within TOP");
+                return Err(SessionEnd::Upstream(failure));
+            }
+            return Ok(());
+        };
+        let received = body.octets();
+        if first == 0 {
+            begin(message, client, record);
+        }
+        relay(body, client, &mut top).await?;
+        let more_to_come = match section {
+            Section::Part { octets, .. } => received == u64::from(octets),
+            Section::Whole => false,
+        };
+        if top.end_of_top.is_complete() || !more_to_come {
+            break;
+        }
+        first = first.saturating_add(Octets::try_from(received).unwrap_or(Octets::MAX));
+        octets = octets.saturating_mul(4).min(TOP_PART_OCTETS_MAX);
+    }
+    top.end(client);
+    end(client, record);
+    Ok(())
+}
+
+/// How many octets to ask for from `first` on; `None`: the message as a whole is no more.
+fn part(first: Octets, octets: u64, message: Message) -> Option<Octets> {
+    match first == 0 && octets >= u64::from(message.octets) {
+        true => None,
+        false => Octets::try_from(octets.min(TOP_PART_OCTETS_MAX)).ok(),
+    }
+}
+
+/// Asks for a body; `None` when there is none and the client has been told so.
+async fn open<'a>(
+    message: Message,
+    section: Section,
+    client: &mut Client,
+    logged_in: &'a mut LoggedIn,
+    record: &mut Record,
+) -> Result<Option<LiteralReader<'a>>, SessionEnd> {
+    let is_first = matches!(section, Section::Whole | Section::Part { first: 0, .. });
+    let failure = match logged_in.imap.fetch_body(message.uid, section).await {
+        Ok(Some(body)) if body.octets() == 0 && is_first && message.octets > 0 => {
+            // Some servers show a message that they cannot read as an empty one. A client that
+            // believed it would delete it.
+            body.finish().await?;
+            FailureKind::UpstreamRefused
+                .because("the upstream shows a message as empty that has a size")
+        }
+        Ok(Some(body)) => return Ok(Some(body)),
+        Ok(None) if record.in_multi_line => return Ok(None),
+        Ok(None) => {
+            record.refused += 1;
+            reply::err(
+                client.lines.output(),
+                "that message was removed by another client",
+            );
+            return Ok(None);
+        }
+        Err(failure) => failure,
+    };
+    record.failed(&failure);
+    if record.in_multi_line || !failure.kind.leaves_upstream_usable() {
+        return Err(SessionEnd::Upstream(failure));
+    }
+    failure.kind.reply(client.lines.output(), record.id);
+    Ok(None)
+}
+
+fn begin(message: Message, client: &mut Client, record: &mut Record) {
+    reply::ok(
+        client.lines.output(),
+        format_args!("{} octets", message.octets),
+    );
+    record.in_multi_line = true;
+}
+
+fn end(client: &mut Client, record: &mut Record) {
+    reply::terminator(client.lines.output());
+    record.in_multi_line = false;
+}
+
+/// Copies a body to the client while it arrives. It was all only if this succeeds.
+async fn relay(
+    mut body: LiteralReader<'_>,
+    client: &mut Client,
+    lines: &mut Lines,
+) -> Result<(), SessionEnd> {
+    while let Some(chunk) = body.chunk().await? {
+        lines.push(chunk, client.lines.output());
+        if client.lines.output().len() >= OUTPUT_OCTETS_MAX || !body.has_input() {
+            client.lines.flush().await?;
+        }
+        if lines.end_of_top.is_complete() {
+            break;
+        }
+    }
+    body.finish().await?;
+    Ok(())
+}
+
+/// A message on its way into a multi-line reply.
+struct Lines {
+    stuffer: DotStuffer,
+    end_of_top: TopLines,
+    end_header: bool,
+}
+
+impl Lines {
+    fn new(gateway: &Gateway, end_of_top: TopLines) -> Self {
+        Self {
+            stuffer: DotStuffer::new(gateway.workarounds.nul),
+            end_of_top,
+            end_header: gateway.workarounds.end_header,
+        }
+    }
+
+    fn push(&mut self, chunk: &[u8], out: &mut Vec<u8>) {
+        let octets = self.end_of_top.take(chunk);
+        self.stuffer.push(&chunk[..octets], out);
+    }
+
+    fn end(&mut self, client: &mut Client) {
+        let out = client.lines.output();
+        self.stuffer.end_line(out);
+        if self.end_header && !self.end_of_top.has_header_end() {
+            self.stuffer.push(b"\r\n", out);
+        }
+    }
+}
+
+/// From the next listing on, LIST tells the size that RETR has.
+fn learn_octets(message: Message, octets: u64, gateway: &Gateway, logged_in: &LoggedIn) {
+    if let Ok(octets) = Octets::try_from(octets)
+        && octets != message.octets
+    {
+        let validity = logged_in.selected.validity;
+        gateway
+            .memory
+            .learn_octets(&logged_in.key, validity, message.uid, octets);
+    }
+}

@@ -1,0 +1,193 @@
+//! The TRANSACTION state (RFC 1939 §5): one command after the other, until QUIT.
+
+use tokio::time::Instant;
+
+use super::{LoggedIn, Record, capa, retrieve, update};
+use crate::maildrop::{Message, NoSuchMessage};
+use crate::pop3::command::{Command, MessageNumber, TRANSACTION_LINE_OCTETS_MAX};
+use crate::pop3::reply::{self, ResponseCode};
+use crate::session::{Client, Gateway, Offer, SessionEnd};
+
+/// Runs until QUIT. On any error the marks must be forgotten.
+pub(super) async fn run(
+    client: &mut Client,
+    gateway: &Gateway,
+    logged_in: &mut LoggedIn,
+    record: &mut Record,
+) -> Result<(), SessionEnd> {
+    let offer = gateway.offer();
+    loop {
+        let line = client.lines.line(TRANSACTION_LINE_OCTETS_MAX).await?;
+        let started = Instant::now();
+        let command = match Command::parse(line) {
+            Ok(command) => command,
+            Err(mistake) => {
+                record.mistaken(client, gateway, mistake)?;
+                continue;
+            }
+        };
+        if command == Command::Quit {
+            return Ok(());
+        }
+        logged_in.imap.keep_alive().await?;
+        let name = command.name();
+        let refused_before = record.refused;
+        obey(command, client, gateway, logged_in, record, offer).await?;
+        let succeeded = record.refused == refused_before;
+        gateway
+            .metrics
+            .pop3_command(name, succeeded, started.elapsed());
+    }
+}
+
+async fn obey(
+    command: Command,
+    client: &mut Client,
+    gateway: &Gateway,
+    logged_in: &mut LoggedIn,
+    record: &mut Record,
+    offer: Offer,
+) -> Result<(), SessionEnd> {
+    let maildrop = &mut logged_in.maildrop;
+    match command {
+        Command::Stat => {
+            let stat = maildrop.drop_listing();
+            reply::ok(
+                client.lines.output(),
+                format_args!("{} {}", stat.messages, stat.octets),
+            );
+        }
+        Command::List(Some(number)) => {
+            let Some(message) = find(maildrop.message(number), client, record) else {
+                return Ok(());
+            };
+            let (number, octets) = (number.number(), message.octets);
+            reply::ok(client.lines.output(), format_args!("{number} {octets}"));
+        }
+        Command::List(None) => {
+            listing(client, logged_in, record, |_, message, out| {
+                reply::line(
+                    out,
+                    format_args!("{} {}", message.number.number(), message.octets),
+                );
+            })
+            .await?;
+        }
+        Command::Uidl(Some(number)) => {
+            let Some(message) = find(maildrop.message(number), client, record) else {
+                return Ok(());
+            };
+            let unique_id = maildrop.unique_id(message);
+            reply::ok(
+                client.lines.output(),
+                format_args!("{} {unique_id}", number.number()),
+            );
+        }
+        Command::Uidl(None) => {
+            listing(client, logged_in, record, |logged_in, message, out| {
+                let unique_id = logged_in.maildrop.unique_id(message);
+                reply::line(out, format_args!("{} {unique_id}", message.number.number()));
+            })
+            .await?;
+        }
+        Command::Retr(number) => {
+            if let Some(message) = find(maildrop.message(number), client, record) {
+                retrieve::retr(message, client, gateway, logged_in, record).await?;
+            }
+        }
+        Command::Top { number, lines } => {
+            if let Some(message) = find(maildrop.message(number), client, record) {
+                retrieve::top(message, lines, client, gateway, logged_in, record).await?;
+            }
+        }
+        Command::Dele(number) => dele(number, client, logged_in, record),
+        Command::Rset => {
+            maildrop.reset();
+            let messages = maildrop.drop_listing().messages;
+            reply::ok(
+                client.lines.output(),
+                format_args!("{messages} messages, none marked"),
+            );
+        }
+        Command::Last => {
+            let last = maildrop.last();
+            reply::ok(client.lines.output(), last);
+        }
+        Command::Noop => reply::ok(client.lines.output(), "still here"),
+        Command::Capa => {
+            let may_log_in = gateway.permits_login(client);
+            let has_stls = gateway.tls.is_some() && !client.secure;
+            capa(client.lines.output(), may_log_in, has_stls, offer);
+        }
+        Command::User(_)
+        | Command::Pass(_)
+        | Command::Auth { .. }
+        | Command::AuthList
+        | Command::Stls
+        | Command::Utf8 => {
+            record.misplaced(client, "you are logged in already")?;
+        }
+        // Handled where the state ends.
+        Command::Quit => {}
+    }
+    Ok(())
+}
+
+/// The message, or the reply that there is none.
+fn find(
+    result: Result<Message, NoSuchMessage>,
+    client: &mut Client,
+    record: &mut Record,
+) -> Option<Message> {
+    match result {
+        Ok(message) => Some(message),
+        Err(reason) => {
+            no_such_message(reason, client, record);
+            None
+        }
+    }
+}
+
+fn no_such_message(reason: NoSuchMessage, client: &mut Client, record: &mut Record) {
+    record.refused += 1;
+    let text = match reason {
+        NoSuchMessage::Absent => "no such message",
+        NoSuchMessage::Deleted => "that message is marked as deleted",
+    };
+    reply::err(client.lines.output(), text);
+}
+
+/// A mark is a promise that QUIT will try; where it is clear that it cannot, it is not made.
+fn dele(number: MessageNumber, client: &mut Client, logged_in: &mut LoggedIn, record: &mut Record) {
+    if update::removal(logged_in).is_none() {
+        record.refused += 1;
+        let text = "this mailbox is read-only, nothing can be deleted";
+        reply::err_with(client.lines.output(), ResponseCode::SysPerm, text);
+        return;
+    }
+    match logged_in.maildrop.delete(number) {
+        Ok(()) => reply::ok(client.lines.output(), "marked"),
+        Err(reason) => no_such_message(reason, client, record),
+    }
+}
+
+/// A multi-line listing of all messages, sent while it is made.
+async fn listing(
+    client: &mut Client,
+    logged_in: &LoggedIn,
+    record: &mut Record,
+    line: impl Fn(&LoggedIn, Message, &mut Vec<u8>),
+) -> Result<(), SessionEnd> {
+    let messages = logged_in.maildrop.drop_listing().messages;
+    reply::ok(client.lines.output(), format_args!("{messages} messages"));
+    record.in_multi_line = true;
+    if let Some(first) = MessageNumber::new(1) {
+        for message in logged_in.maildrop.messages_from(first) {
+            line(logged_in, message, client.lines.output());
+            client.lines.relieve().await?;
+        }
+    }
+    reply::terminator(client.lines.output());
+    record.in_multi_line = false;
+    Ok(())
+}
