@@ -14,7 +14,7 @@ use crate::imap::command::{
     Command, CommandName, ListVariant, ListingIdentity, Literals, MailboxName, Section, StoredFlag,
     UID_SET_OCTETS_MAX,
 };
-use crate::imap::fetch::{BodyHead, Fetch};
+use crate::imap::fetch::{BodyHead, BodyPlace, Fetch};
 use crate::imap::framing::{self, Ending, LINE_OCTETS_MAX};
 use crate::imap::ids::{Uid, UidSet, UidValidity};
 use crate::imap::response::{
@@ -183,14 +183,8 @@ impl ImapClient {
     }
 
     fn literals(&self) -> Literals {
-        match (
-            self.has(Capability::LiteralPlus),
-            self.has(Capability::LiteralMinus),
-        ) {
-            (true, _) => Literals::Plus,
-            (false, true) => Literals::Minus,
-            (false, false) => Literals::Synchronizing,
-        }
+        self.capabilities
+            .map_or(Literals::Synchronizing, literals_of)
     }
 
     /// Logs in by the best common mechanism; one attempt, whatever comes of it. Then greets with ID,
@@ -412,11 +406,15 @@ impl ImapClient {
         let mut withheld = false;
         loop {
             match self.receive().await? {
-                Received::Body(head) if is_ours(&head.items, uid) && head.place.whole_message => {
+                Received::Body(head) if is_ours(&head.items, uid) && fits(head.place, section) => {
                     return Ok(Some(LiteralReader::streamed(self, tag, uid, head, started)));
                 }
                 Received::Response(Response::Untagged(Untagged::Fetch(mut fetch)))
-                    if fetch.uid == Some(uid) && fetch.body.is_some() =>
+                    if fetch.uid == Some(uid)
+                        && fetch
+                            .body
+                            .as_ref()
+                            .is_some_and(|body| fits(body.place, section)) =>
                 {
                     match fetch.body.take().and_then(|body| body.content) {
                         Some(content) => {
@@ -902,6 +900,16 @@ fn contains(text: &[u8], phrase: &[u8]) -> bool {
 fn is_ours(items: &Fetch, uid: Uid) -> bool {
     // Where the UID comes behind the body, the tail of the response decides.
     items.uid.is_none_or(|said| said == uid)
+}
+
+/// Whether these are octets that we asked for. A server that knows no partial fetch sends the whole
+/// message; from its beginning that is as good.
+fn fits(place: BodyPlace, section: Section) -> bool {
+    place.whole_message
+        && match section {
+            Section::Whole => place.origin.is_none(),
+            Section::Part { first, .. } => place.origin.unwrap_or(0) == first,
+        }
 }
 
 fn literals_of(capabilities: Capabilities) -> Literals {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-pub use dial::{Dial, TcpDialer};
+pub use dial::{Dial, Dialling, TcpDialer};
 pub use imap_client::{Folders, ImapClient, Selected, Target};
 pub use literal::LiteralReader;
 

@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use super::{LoggedIn, Record, capa, retrieve, update};
-use crate::maildrop::{Message, NoSuchMessage};
+use crate::maildrop::{Maildrop, Message, NoSuchMessage};
 use crate::pop3::command::{Command, MessageNumber, TRANSACTION_LINE_OCTETS_MAX};
 use crate::pop3::reply::{self, ResponseCode};
 use crate::session::{Client, Gateway, Offer, SessionEnd};
@@ -65,7 +65,7 @@ async fn obey(
             reply::ok(client.lines.output(), format_args!("{number} {octets}"));
         }
         Command::List(None) => {
-            listing(client, logged_in, record, |_, message, out| {
+            listing(client, maildrop, record, |_, message, out| {
                 reply::line(
                     out,
                     format_args!("{} {}", message.number.number(), message.octets),
@@ -84,8 +84,8 @@ async fn obey(
             );
         }
         Command::Uidl(None) => {
-            listing(client, logged_in, record, |logged_in, message, out| {
-                let unique_id = logged_in.maildrop.unique_id(message);
+            listing(client, maildrop, record, |maildrop, message, out| {
+                let unique_id = maildrop.unique_id(message);
                 reply::line(out, format_args!("{} {unique_id}", message.number.number()));
             })
             .await?;
@@ -174,16 +174,16 @@ fn dele(number: MessageNumber, client: &mut Client, logged_in: &mut LoggedIn, re
 /// A multi-line listing of all messages, sent while it is made.
 async fn listing(
     client: &mut Client,
-    logged_in: &LoggedIn,
+    maildrop: &Maildrop,
     record: &mut Record,
-    line: impl Fn(&LoggedIn, Message, &mut Vec<u8>),
+    line: impl Fn(&Maildrop, Message, &mut Vec<u8>),
 ) -> Result<(), SessionEnd> {
-    let messages = logged_in.maildrop.drop_listing().messages;
+    let messages = maildrop.drop_listing().messages;
     reply::ok(client.lines.output(), format_args!("{messages} messages"));
     record.in_multi_line = true;
     if let Some(first) = MessageNumber::new(1) {
-        for message in logged_in.maildrop.messages_from(first) {
-            line(logged_in, message, client.lines.output());
+        for message in maildrop.messages_from(first) {
+            line(maildrop, message, client.lines.output());
             client.lines.relieve().await?;
         }
     }
