@@ -3,7 +3,7 @@
 //! This is the only reader of environment variables and secret files. Nothing below needs to
 //! check a setting again. It borrows the vocabulary of [`crate::maildrop`] and knows no other module.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +31,30 @@ pub struct Config {
     pub upstreams: Vec<Arc<Upstream>>,
     /// Which login goes to which upstream.
     pub routes: Routes,
+}
+
+impl Config {
+    /// The defaults, with `upstream` for every login.
+    pub fn for_upstream(upstream: Upstream) -> Self {
+        let upstream = Arc::new(upstream);
+        Self {
+            pop3: Listeners {
+                clear: vec![loopback(1110)],
+                tls: Vec::new(),
+            },
+            admin: Some(loopback(9110)),
+            tls: None,
+            cleartext_login: CleartextLogin::default(),
+            timeouts: Timeouts::default(),
+            limits: Limits::default(),
+            upstreams: vec![Arc::clone(&upstream)],
+            routes: Routes::to(upstream),
+        }
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
 /// The addresses of one protocol.
@@ -123,6 +147,19 @@ pub struct Upstream {
     pub quirks: Quirks,
     /// How its mailboxes look to POP3.
     pub maildrop: MaildropSettings,
+}
+
+impl Upstream {
+    /// An upstream that needs nothing special.
+    pub fn new(name: &str, imap: Endpoint) -> Self {
+        Self {
+            name: name.into(),
+            imap,
+            ca_file: None,
+            quirks: Quirks::default(),
+            maildrop: MaildropSettings::default(),
+        }
+    }
 }
 
 /// A host, a port, and how TLS begins there.
@@ -221,6 +258,14 @@ pub struct Routes {
 }
 
 impl Routes {
+    /// Every login to the one upstream.
+    pub fn to(upstream: Arc<Upstream>) -> Self {
+        Self {
+            routes: Vec::new(),
+            default: Some(upstream),
+        }
+    }
+
     /// The upstream for what the client typed as its login, compared without regard to case.
     pub fn upstream(&self, login: &str) -> Option<&Arc<Upstream>> {
         self.routes

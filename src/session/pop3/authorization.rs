@@ -132,7 +132,7 @@ async fn obey(
                     return log_in(credential, client, gateway, record, progress).await;
                 }
                 Err(sasl::Malformed) => {
-                    record.misplaced(client, "no password can look like this")?
+                    record.misplaced(client, "no password can look like this")?;
                 }
             },
         },
@@ -151,7 +151,7 @@ async fn obey(
                     return log_in(credential, client, gateway, record, progress).await;
                 }
                 None => {
-                    record.misplaced(client, "that AUTH exchange was cancelled or malformed")?
+                    record.misplaced(client, "that AUTH exchange was cancelled or malformed")?;
                 }
             }
         }
