@@ -1,6 +1,7 @@
 //! The conversations; the only place where client and upstream meet.
 
 pub mod pop3;
+pub mod survey;
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};

@@ -3,7 +3,7 @@
 mod authorization;
 mod retrieve;
 mod transaction;
-mod update;
+pub(super) mod update;
 
 use std::time::Duration;
 

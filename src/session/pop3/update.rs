@@ -4,7 +4,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::{LoggedIn, Record};
-use crate::config::MarkSeen;
+use crate::config::{MaildropSettings, MarkSeen};
 use crate::failure::{Failure, FailureKind};
 use crate::imap::command::StoredFlag;
 use crate::imap::ids::UidSet;
@@ -14,7 +14,7 @@ use crate::metrics::DeleteAction;
 use crate::pop3::command::CommandName;
 use crate::pop3::reply::{self, ResponseCode};
 use crate::session::{Client, Gateway, SessionEnd};
-use crate::upstream::Target;
+use crate::upstream::{ImapClient, Selected, Target};
 
 /// What mail programs call a trash folder when no attribute tells.
 const TRASH_NAMES: &[&str] = &[
@@ -108,14 +108,21 @@ async fn mark_seen(
 
 /// How this session would delete; `None`: it cannot.
 pub(super) fn removal(logged_in: &LoggedIn) -> Option<Removal> {
-    let flags = logged_in.selected.permanent_flags;
-    logged_in.settings.on_delete.removal(Abilities {
-        expunge_own: logged_in.imap.has(Capability::UidPlus),
-        move_messages: logged_in.imap.has(Capability::Move),
-        deleted_flag: flags.deleted,
-        hidden_keyword: flags.hidden,
-        read_only: logged_in.selected.read_only,
-    })
+    logged_in
+        .settings
+        .on_delete
+        .removal(abilities(&logged_in.imap, &logged_in.selected))
+}
+
+/// What can be done with the messages of a selected mailbox.
+pub(in crate::session) fn abilities(imap: &ImapClient, selected: &Selected) -> Abilities {
+    Abilities {
+        expunge_own: imap.has(Capability::UidPlus),
+        move_messages: imap.has(Capability::Move),
+        deleted_flag: selected.permanent_flags.deleted,
+        hidden_keyword: selected.permanent_flags.hidden,
+        read_only: selected.read_only,
+    }
 }
 
 /// Does to these messages, and to no others, what the policy says; and looks whether it was done.
@@ -141,12 +148,12 @@ async fn remove(
             (DeleteAction::Flagged, logged_in.imap.undeleted(set).await?)
         }
         Removal::Move => {
-            let target = target(&policy, logged_in).await?;
+            let target = target(logged_in).await?;
             logged_in.imap.move_to(set, &target.mailbox).await?;
             (DeleteAction::Moved, logged_in.imap.present(set).await?)
         }
         Removal::CopyThenExpunge => {
-            let target = target(&policy, logged_in).await?;
+            let target = target(logged_in).await?;
             // Only what is safe elsewhere may be marked here.
             logged_in.imap.copy(set, &target.mailbox).await?;
             logged_in.imap.store(set, StoredFlag::Deleted).await?;
@@ -154,7 +161,7 @@ async fn remove(
             (DeleteAction::Moved, logged_in.imap.present(set).await?)
         }
         Removal::CopyThenFlag => {
-            let target = target(&policy, logged_in).await?;
+            let target = target(logged_in).await?;
             logged_in.imap.copy(set, &target.mailbox).await?;
             logged_in.imap.store(set, StoredFlag::Deleted).await?;
             (DeleteAction::Moved, logged_in.imap.undeleted(set).await?)
@@ -179,13 +186,29 @@ async fn remove(
     }
 }
 
-/// The folder that a policy moves to; it is there when this returns.
-async fn target(policy: &DeletePolicy, logged_in: &mut LoggedIn) -> Result<Target, Failure> {
-    let folders = logged_in.imap.folders().await?;
-    let quirks = logged_in.imap.quirks().clone();
-    let target = match policy {
+/// The folder that the policy moves to; it is there when this returns.
+async fn target(logged_in: &mut LoggedIn) -> Result<Target, Failure> {
+    let target = find_target(&mut logged_in.imap, &logged_in.settings).await?;
+    if target.mailbox == logged_in.imap.mailbox(&logged_in.settings.folder) {
+        return Err(FailureKind::Misconfigured
+            .because("maildrop.on_delete would move messages into the folder that they are in"));
+    }
+    if !target.exists {
+        logged_in.imap.create(&target.mailbox).await?;
+    }
+    Ok(target)
+}
+
+/// The folder that a policy moves to, which may be yet to be created.
+pub(in crate::session) async fn find_target(
+    imap: &mut ImapClient,
+    settings: &MaildropSettings,
+) -> Result<Target, Failure> {
+    let folders = imap.folders().await?;
+    let quirks = imap.quirks();
+    Ok(match &settings.on_delete {
         DeletePolicy::Move(folder) => {
-            let mailbox = logged_in.imap.mailbox(folder);
+            let mailbox = imap.mailbox(folder);
             Target {
                 exists: folders.has(&mailbox),
                 mailbox,
@@ -203,13 +226,5 @@ async fn target(policy: &DeletePolicy, logged_in: &mut LoggedIn) -> Result<Targe
                 TRASH_NAMES,
             )
         }
-    };
-    if target.mailbox == logged_in.imap.mailbox(&logged_in.settings.folder) {
-        return Err(FailureKind::Misconfigured
-            .because("maildrop.on_delete would move messages into the folder that they are in"));
-    }
-    if !target.exists {
-        logged_in.imap.create(&target.mailbox).await?;
-    }
-    Ok(target)
+    })
 }
