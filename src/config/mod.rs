@@ -2,14 +2,32 @@
 //!
 //! This is the only reader of environment variables and secret files. Nothing below needs to
 //! check a setting again. It borrows the vocabulary of [`crate::maildrop`] and knows no other module.
+//!
+//! The way of a setting: [`layers`] merges file, environment and flags into one tree whose leaves
+//! remember where they came from; [`load`] walks that tree through [`section`]s, reads the leaves
+//! with [`setting`] and collects what is wrong with them in a [`report`], so that an operator sees
+//! every mistake at once.
 
-use std::net::SocketAddr;
+mod certificate;
+mod endpoint;
+mod layers;
+mod load;
+mod provider;
+mod report;
+mod section;
+mod setting;
+
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde::Deserialize;
 
+pub use self::layers::{Flags, environment};
+pub use self::load::admin_address;
+pub use self::report::Problems;
 use crate::maildrop::{DeletePolicy, UniqueIdFormat};
 
 /// Everything that the daemon needs to know before it binds its first socket.
@@ -33,6 +51,30 @@ pub struct Config {
     pub routes: Routes,
 }
 
+impl Config {
+    /// The defaults, with `upstream` for every login.
+    pub fn for_upstream(upstream: Upstream) -> Self {
+        let upstream = Arc::new(upstream);
+        Self {
+            pop3: Listeners {
+                clear: vec![loopback(1110)],
+                tls: Vec::new(),
+            },
+            admin: Some(loopback(9110)),
+            tls: None,
+            cleartext_login: CleartextLogin::default(),
+            timeouts: Timeouts::default(),
+            limits: Limits::default(),
+            upstreams: vec![Arc::clone(&upstream)],
+            routes: Routes::to(upstream),
+        }
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
 /// The addresses of one protocol.
 #[derive(Debug, Clone, Default)]
 pub struct Listeners {
@@ -52,7 +94,8 @@ pub struct CertificateFiles {
 }
 
 /// Who may log in without TLS.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum CleartextLogin {
     /// Nobody.
     Never,
@@ -61,7 +104,8 @@ pub enum CleartextLogin {
     Loopback,
     /// Everybody: passwords cross the network readable.
     Always,
-    /// Clients from these networks.
+    /// Clients from these networks: not a word, but a list.
+    #[serde(skip)]
     From(Vec<IpNet>),
 }
 
@@ -123,6 +167,19 @@ pub struct Upstream {
     pub quirks: Quirks,
     /// How its mailboxes look to POP3.
     pub maildrop: MaildropSettings,
+}
+
+impl Upstream {
+    /// An upstream that needs nothing special.
+    pub fn new(name: &str, imap: Endpoint) -> Self {
+        Self {
+            name: name.into(),
+            imap,
+            ca_file: None,
+            quirks: Quirks::default(),
+            maildrop: MaildropSettings::default(),
+        }
+    }
 }
 
 /// A host, a port, and how TLS begins there.
@@ -196,7 +253,8 @@ impl Default for MaildropSettings {
 }
 
 /// When popgate sets `\Seen`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum MarkSeen {
     /// Never.
     Never,
@@ -205,7 +263,8 @@ pub enum MarkSeen {
 }
 
 /// Whether two sessions may have the same maildrop open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Sessions {
     /// They may; each has its own snapshot.
     Shared,
@@ -214,13 +273,21 @@ pub enum Sessions {
 }
 
 /// `[[route]]`s in the order of the file; the first that matches wins, `default` takes the rest.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Routes {
     routes: Vec<(globset::GlobMatcher, Arc<Upstream>)>,
     default: Option<Arc<Upstream>>,
 }
 
 impl Routes {
+    /// Every login to the one upstream.
+    pub fn to(upstream: Arc<Upstream>) -> Self {
+        Self {
+            routes: Vec::new(),
+            default: Some(upstream),
+        }
+    }
+
     /// The upstream for what the client typed as its login, compared without regard to case.
     pub fn upstream(&self, login: &str) -> Option<&Arc<Upstream>> {
         self.routes
@@ -228,5 +295,17 @@ impl Routes {
             .find(|(glob, _)| glob.is_match(login))
             .map(|(_, upstream)| upstream)
             .or(self.default.as_ref())
+    }
+
+    /// The routes: the glob as written and its upstream.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Arc<Upstream>)> {
+        self.routes
+            .iter()
+            .map(|(glob, upstream)| (glob.glob().glob(), upstream))
+    }
+
+    /// What takes the logins that no route matches, if anything does.
+    pub fn fallback(&self) -> Option<&Arc<Upstream>> {
+        self.default.as_ref()
     }
 }
