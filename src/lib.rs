@@ -1,5 +1,6 @@
 //! popgate.
 
+pub mod admin;
 pub mod config;
 pub mod maildrop;
 pub mod secret;
