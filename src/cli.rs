@@ -97,10 +97,16 @@ pub(crate) enum Command {
     Connect(NotYet),
 }
 
+/// Submission will be 477 above POP3, and that must be a port too.
+const PORT_BASE_MAX: i64 = u16::MAX as i64 - 477;
+
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
-    /// The port of POP3; SMTP would be at +477, the admin port is at +70.
-    #[arg(long, value_name = "PORT", default_value_t = 2110, value_parser = clap::value_parser!(u16).range(1..))]
+    /// The port of POP3; the admin port is the one 70 above it.
+    #[arg(
+        long, value_name = "PORT", default_value_t = 2110,
+        value_parser = clap::value_parser!(u16).range(1..=PORT_BASE_MAX),
+    )]
     pub(crate) port_base: u16,
 }
 
