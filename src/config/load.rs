@@ -33,7 +33,7 @@ impl Config {
     ) -> Result<Self, Problems> {
         let report = Report::new(file);
         let config = layers::merge(&report, environment, flags)
-            .and_then(|tree| config(Section::root(&report, &tree)));
+            .map(|tree| config(Section::root(&report, &tree)));
         report.conclude(config)
     }
 }
@@ -53,8 +53,8 @@ pub fn admin_address(
     report.conclude(address)
 }
 
-/// `None` only if there is nothing to complete: what is unusable has been reported.
-fn config(mut root: Section<'_>) -> Option<Config> {
+/// What is unusable is reported, and replaced by something that nobody will see.
+fn config(mut root: Section<'_>) -> Config {
     let tls_section = root.section("tls");
     let has_tls = tls_section.is_some();
     let pop3 = listeners(root.section("pop3"), has_tls);
@@ -70,7 +70,7 @@ fn config(mut root: Section<'_>) -> Option<Config> {
     root.not_yet("read_ahead", "setting read-ahead is");
     root.not_yet("account", "accounts are");
     root.finish();
-    Some(Config {
+    Config {
         pop3,
         admin,
         tls,
@@ -79,7 +79,7 @@ fn config(mut root: Section<'_>) -> Option<Config> {
         limits,
         upstreams,
         routes,
-    })
+    }
 }
 
 fn listeners(section: Option<Section<'_>>, has_tls: bool) -> Listeners {
@@ -115,18 +115,25 @@ fn listeners(section: Option<Section<'_>>, has_tls: bool) -> Listeners {
             tls: tls.unwrap_or_default(),
         },
     };
-    let mut addresses: Vec<_> = listeners.clear.iter().chain(&listeners.tls).collect();
-    addresses.sort();
-    for pair in addresses.windows(2) {
-        if pair[0] == pair[1] && pair[0].port() != 0 {
-            section.problem(
-                "listen",
-                &format!("\"{}\" is there twice; remove one", pair[0]),
-            );
-        }
-    }
+    refuse_duplicates(&section, &listeners);
     section.finish();
     listeners
+}
+
+/// Port 0 is a different one each time.
+fn refuse_duplicates(section: &Section<'_>, listeners: &Listeners) {
+    let clear = listeners.clear.iter().map(|address| (address, "listen"));
+    let tls = listeners.tls.iter().map(|address| (address, "listen_tls"));
+    let mut addresses: Vec<_> = clear.chain(tls).collect();
+    addresses.sort();
+    for pair in addresses.windows(2) {
+        let [(one, _), (other, key)] = pair else {
+            continue;
+        };
+        if one == other && one.port() != 0 {
+            section.problem(key, &format!("\"{other}\" is there twice; remove one"));
+        }
+    }
 }
 
 fn tls(mut section: Section<'_>) -> Option<CertificateFiles> {

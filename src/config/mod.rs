@@ -1,7 +1,8 @@
 //! What an operator decided, validated: file, environment and flags in, [`Config`] out.
 //!
-//! This is the only reader of environment variables and secret files. Nothing below needs to
-//! check a setting again. It borrows the vocabulary of [`crate::maildrop`] and knows no other module.
+//! This is the only reader of settings in the environment and of the files that they name, apart
+//! from `POPGATE_LOG`, which belongs to the edge of the process. Nothing below needs to check a
+//! setting again. It borrows the vocabulary of [`crate::maildrop`] and knows no other module.
 //!
 //! The way of a setting: [`layers`] merges file, environment and flags into one tree whose leaves
 //! remember where they came from; [`load`] walks that tree through [`section`]s, reads the leaves
