@@ -135,6 +135,8 @@ impl From<Garbled> for Failure {
     }
 }
 
+impl std::error::Error for Failure {}
+
 /// For a connection to the upstream that was in use.
 impl From<LineError> for Failure {
     fn from(error: LineError) -> Self {

@@ -43,6 +43,7 @@
 #![forbid(unsafe_code)]
 
 pub mod account;
+pub mod admin;
 pub mod config;
 pub mod failure;
 pub mod imap;
@@ -86,6 +87,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> io::Result<()> 
     for address in &config.pop3.tls {
         listeners.push(Listener::bind(*address, gateway.tls.clone()).await?);
     }
+    let admin = match config.admin {
+        Some(address) => Some(server::bind(address).await?),
+        None => None,
+    };
     let ready = Arc::new(AtomicBool::new(false));
     for listener in &listeners {
         info!(address = %listener.address()?, "listening for POP3");
@@ -93,19 +98,30 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> io::Result<()> 
     for upstream in gateway.accounts.upstreams() {
         tokio::spawn(get_to_know(upstream.clone()));
     }
-    ready.store(true, Ordering::Relaxed);
-    gateway.metrics.set_ready(true);
+    // Readiness is told until the last session has ended.
+    let ended = CancellationToken::new();
+    let _end = ended.clone().drop_guard();
+    if let Some(listener) = admin {
+        info!(address = %listener.local_addr()?, "listening for admin requests");
+        let registry = gateway.metrics.registry().clone();
+        tokio::spawn(admin::serve(listener, registry, ready.clone(), ended));
+    }
+    set_ready(&gateway, &ready, true);
     tokio::spawn({
-        let (gateway, ready) = (gateway.clone(), ready.clone());
+        let gateway = gateway.clone();
         async move {
             gateway.draining.cancelled().await;
-            ready.store(false, Ordering::Relaxed);
-            gateway.metrics.set_ready(false);
+            set_ready(&gateway, &ready, false);
         }
     });
     server::run(listeners, gateway, &config.limits).await;
     info!("all sessions have ended");
     Ok(())
+}
+
+fn set_ready(gateway: &Gateway, ready: &AtomicBool, now: bool) {
+    ready.store(now, Ordering::Relaxed);
+    gateway.metrics.set_ready(now);
 }
 
 /// Puts together what sessions share.
@@ -155,7 +171,7 @@ pub fn gateway(
         timeouts: config.timeouts.clone(),
         cleartext_login: config.cleartext_login.clone(),
         tls,
-        workarounds: session::Workarounds::default(),
+        client_workarounds: config.pop3.client_workarounds.clone(),
         draining,
         drained: CancellationToken::new(),
     }))
@@ -175,5 +191,19 @@ async fn get_to_know(upstream: Arc<Upstream>) {
         Err(failure) => {
             warn!(upstream = %name, %failure, "upstream not reached; clients will be told to try again")
         }
+    }
+}
+
+/// Stands in for the sample upstream.
+pub mod demo {
+    /// Nothing yet.
+    ///
+    /// # Errors
+    /// Always.
+    pub async fn run(
+        _port_base: u16,
+        _shutdown: tokio_util::sync::CancellationToken,
+    ) -> std::io::Result<()> {
+        Err(std::io::Error::other("the demo is not there yet"))
     }
 }

@@ -1,2 +1,254 @@
-//! x
-fn main() {}
+//! The edge of the process: arguments, settings, logging, runtime, signals and the exit code.
+
+mod check;
+mod cli;
+mod healthcheck;
+
+use std::env;
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::{self, ExitCode};
+
+use clap::{CommandFactory, Parser};
+use popgate::config::{self, Config, Flags};
+use popgate::failure::FailureKind;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Cli, Command, ConfigFile, LogFormat, Serve};
+
+/// The exit codes that scripts may rely on.
+mod exit {
+    /// An upstream that was asked cannot be reached.
+    pub(crate) const UNREACHABLE: u8 = 3;
+    /// An upstream that was asked refuses the credentials.
+    pub(crate) const REFUSED: u8 = 4;
+    /// Settings or usage.
+    pub(crate) const USAGE: u8 = 2;
+    /// Anything that has no code of its own.
+    pub(crate) const OTHER: u8 = 1;
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    popgate::tls::install_provider();
+    match cli.command {
+        Command::Demo(demo) => run(cli.log_format, |shutdown| {
+            popgate::demo::run(demo.port_base, shutdown)
+        }),
+        Command::Serve(arguments) => serve(cli.log_format, arguments),
+        Command::Check(arguments) => match load(&arguments.config, &Flags::default()) {
+            Ok(config) if arguments.online => check_online(&config, arguments.login.as_deref()),
+            Ok(config) => print(check::summary(&config)),
+            Err(code) => code,
+        },
+        Command::Healthcheck(arguments) => healthcheck(&arguments),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "popgate", &mut script);
+            print(script)
+        }
+        Command::Man { command } => manual(command.as_deref()),
+        Command::Account(_) => not_yet("account"),
+        Command::Connect(_) => not_yet("connect"),
+    }
+}
+
+fn serve(log_format: LogFormat, arguments: Serve) -> ExitCode {
+    let flags = Flags {
+        upstream: arguments.upstream,
+        submission: arguments.submission,
+        listen: arguments.listen,
+    };
+    match load(&arguments.config, &flags) {
+        Ok(config) => run(log_format, |shutdown| popgate::run(config, shutdown)),
+        Err(code) => code,
+    }
+}
+
+/// The settings, or every problem with them on standard error.
+fn load(arguments: &ConfigFile, flags: &Flags) -> Result<Config, ExitCode> {
+    let file = config_file(arguments);
+    Config::load(file.as_deref(), config::environment(), flags).map_err(|problems| {
+        eprintln!("{problems}");
+        ExitCode::from(exit::USAGE)
+    })
+}
+
+/// The file of `--config`, or else the one that lies in the current folder.
+fn config_file(arguments: &ConfigFile) -> Option<PathBuf> {
+    let default = Path::new("popgate.toml");
+    match &arguments.config {
+        Some(file) => Some(file.clone()),
+        None => default.exists().then(|| default.to_owned()),
+    }
+}
+
+/// Runs `daemon` until it ends by itself or a signal asks it to.
+fn run<F, E>(log_format: LogFormat, daemon: impl FnOnce(CancellationToken) -> F) -> ExitCode
+where
+    F: Future<Output = Result<(), E>>,
+    E: Display,
+{
+    if let Err(problem) = start_logging(log_format) {
+        eprintln!("{problem}");
+        return ExitCode::from(exit::USAGE);
+    }
+    let shutdown = CancellationToken::new();
+    let daemon = daemon(shutdown.clone());
+    let outcome = Runtime::new().and_then(|runtime| {
+        runtime.block_on(async {
+            // Before the first listener, so that no signal finds the default action.
+            let signals = (
+                signal(SignalKind::terminate())?,
+                signal(SignalKind::interrupt())?,
+            );
+            tokio::spawn(cancel_on_signal(signals, shutdown));
+            Ok(daemon.await)
+        })
+    });
+    let problem = match outcome {
+        Ok(Ok(())) => return ExitCode::SUCCESS,
+        Ok(Err(problem)) => problem.to_string(),
+        Err(problem) => problem.to_string(),
+    };
+    eprintln!("popgate: {problem}");
+    ExitCode::from(exit::OTHER)
+}
+
+async fn cancel_on_signal(signals: (Signal, Signal), shutdown: CancellationToken) {
+    let (mut terminate, mut interrupt) = signals;
+    for is_first in [true, false] {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        if is_first {
+            info!("stopping; a second signal stops at once");
+            shutdown.cancel();
+        }
+    }
+    process::exit(i32::from(exit::OTHER));
+}
+
+/// To standard error, so that standard output is free for what was asked for.
+fn start_logging(format: LogFormat) -> Result<(), String> {
+    let wanted = env::var("POPGATE_LOG").unwrap_or_default();
+    let wanted = match wanted.as_str() {
+        "" => "info",
+        wanted => wanted,
+    };
+    let filter = EnvFilter::builder().parse(wanted).map_err(|error| {
+        format!("POPGATE_LOG: {wanted:?} is not a filter ({error}); write info")
+    })?;
+    let colour = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(colour);
+    match format {
+        LogFormat::Human => subscriber.init(),
+        LogFormat::Json => subscriber.json().init(),
+    }
+    Ok(())
+}
+
+/// The summary, and of each upstream what it says itself.
+fn check_online(config: &Config, login: Option<&str>) -> ExitCode {
+    let credential = match login.map(check::credential).transpose() {
+        Ok(credential) => credential,
+        Err(problem) => {
+            eprintln!("popgate: {problem}");
+            return ExitCode::from(exit::USAGE);
+        }
+    };
+    let reports = Runtime::new()
+        .and_then(|runtime| runtime.block_on(check::online(config, credential.as_ref())));
+    let reports = match reports {
+        Ok(reports) => reports,
+        Err(problem) => {
+            eprintln!("popgate: {problem}");
+            return ExitCode::from(exit::OTHER);
+        }
+    };
+    print(check::summary(config));
+    print(reports.text);
+    match reports.worst {
+        None => ExitCode::SUCCESS,
+        Some(FailureKind::AuthRejected) => ExitCode::from(exit::REFUSED),
+        Some(FailureKind::UpstreamUnreachable | FailureKind::UpstreamLost) => {
+            ExitCode::from(exit::UNREACHABLE)
+        }
+        Some(_) => ExitCode::from(exit::OTHER),
+    }
+}
+
+fn healthcheck(arguments: &ConfigFile) -> ExitCode {
+    let file = config_file(arguments);
+    let address = match config::admin_address(file.as_deref(), config::environment()) {
+        Ok(Some(address)) => address,
+        Ok(None) => {
+            eprintln!("[admin] listen is off, so that there is nobody to ask");
+            return ExitCode::from(exit::USAGE);
+        }
+        Err(problems) => {
+            eprintln!("{problems}");
+            return ExitCode::from(exit::USAGE);
+        }
+    };
+    match healthcheck::readyz(address) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("not ready: http://{address}/readyz: {problem}");
+            ExitCode::from(exit::OTHER)
+        }
+    }
+}
+
+fn manual(command: Option<&str>) -> ExitCode {
+    let mut overview = Cli::command();
+    overview.build();
+    let page = match command {
+        None => overview,
+        Some(name) => match overview.find_subcommand(name) {
+            Some(command) => command.clone(),
+            None => {
+                eprintln!("popgate has no command {name:?}; see popgate --help");
+                return ExitCode::from(exit::USAGE);
+            }
+        },
+    };
+    let mut roff = Vec::new();
+    match clap_mangen::Man::new(page).render(&mut roff) {
+        Ok(()) => print(roff),
+        Err(error) => {
+            eprintln!("popgate: {error}");
+            ExitCode::from(exit::OTHER)
+        }
+    }
+}
+
+/// `println!` would panic when the reader, such as `head`, has gone.
+fn print(output: impl AsRef<[u8]>) -> ExitCode {
+    let mut stdout = io::stdout().lock();
+    match stdout
+        .write_all(output.as_ref())
+        .and_then(|()| stdout.flush())
+    {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("popgate: {error}");
+            ExitCode::from(exit::OTHER)
+        }
+    }
+}
+
+fn not_yet(command: &str) -> ExitCode {
+    eprintln!("popgate {command} is not there yet in this version of popgate");
+    ExitCode::from(exit::USAGE)
+}

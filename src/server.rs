@@ -43,9 +43,7 @@ impl Listener {
     /// # Errors
     /// With the address in the text.
     pub async fn bind(address: SocketAddr, tls: Option<TlsAcceptor>) -> io::Result<Self> {
-        let socket = TcpListener::bind(address).await.map_err(|error| {
-            io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
-        })?;
+        let socket = bind(address).await?;
         Ok(Self { socket, tls })
     }
 
@@ -63,6 +61,16 @@ impl Listener {
             None => "pop3",
         }
     }
+}
+
+/// Opens a socket.
+///
+/// # Errors
+/// With the address in the text.
+pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+    })
 }
 
 /// How many clients there may be, all listeners together.

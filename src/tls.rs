@@ -4,26 +4,39 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::pki_types::pem::PemObject;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_platform_verifier::BuilderVerifierExt;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::line_stream::ByteStream;
 
+/// What all of rustls computes with; without it the set-ups below would panic. Once a process.
+pub fn install_provider() {
+    // The only refusal is that there is one already, which is as good.
+    let _ = provider().install_default();
+}
+
+fn provider() -> CryptoProvider {
+    #[cfg(feature = "aws-lc-rs")]
+    return rustls::crypto::aws_lc_rs::default_provider();
+    #[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
+    return rustls::crypto::ring::default_provider();
+}
+
 /// What we show to clients: TLS 1.2 and 1.3; ALPN `pop3` or none.
 ///
 /// # Errors
 /// When a file cannot be read, holds no certificate or key, or the key is not the certificate's.
 pub fn acceptor(certificate: &Path, private_key: &Path) -> Result<TlsAcceptor, String> {
-    let chain = certificates(certificate)?;
-    let key = PrivateKeyDer::from_pem_file(private_key)
-        .map_err(|error| format!("{}: {error}", private_key.display()))?;
+    let (chain, key) = (certificates(certificate)?, self::private_key(private_key)?);
     let mut config = ServerConfig::builder()
         .with_no_client_auth()
         .with_single_cert(chain, key)
-        .map_err(|error| format!("{}: {error}", certificate.display()))?;
+        .map_err(|error| format!("{certificate:?} and {private_key:?}: {error}"))?;
     config.alpn_protocols = vec![b"pop3".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
@@ -44,7 +57,7 @@ pub fn connector(ca_file: Option<&Path>) -> Result<TlsConnector, String> {
             for certificate in certificates(ca_file)? {
                 roots
                     .add(certificate)
-                    .map_err(|error| format!("{}: {error}", ca_file.display()))?;
+                    .map_err(|error| format!("{ca_file:?}: {error}"))?;
             }
             builder.with_root_certificates(roots).with_no_client_auth()
         }
@@ -52,17 +65,56 @@ pub fn connector(ca_file: Option<&Path>) -> Result<TlsConnector, String> {
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-/// A chain of PEM certificates. The parser calls an empty file a success; we do not.
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let chain = CertificateDer::pem_file_iter(file)
+/// The PEM certificates in `path`, at least one. The parser calls an empty file a success; we do not.
+///
+/// # Errors
+/// For a person, with the path and what would be right.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let certificates = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| format!("{}: {error}", file.display()))?;
-    match chain.is_empty() {
+        .map_err(|error| unreadable(path, &error))?;
+    match certificates.is_empty() {
         true => Err(format!(
-            "{}: there is no PEM certificate in it",
-            file.display()
+            "{path:?} contains no certificate; it must have a BEGIN CERTIFICATE line"
         )),
-        false => Ok(chain),
+        false => Ok(certificates),
+    }
+}
+
+/// The first private key in `path`.
+///
+/// # Errors
+/// For a person, with the path and what would be right.
+pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_file(path).map_err(|error| match error {
+        pem::Error::NoItemsFound => format!(
+            "{path:?} contains no private key; it must have a BEGIN PRIVATE KEY line and no password"
+        ),
+        error => unreadable(path, &error),
+    })
+}
+
+/// Whether a server can be made of the two.
+///
+/// # Errors
+/// For a person, as something that is wrong with the key.
+pub fn check_pair(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<(), String> {
+    match CertifiedKey::from_der(chain, key, &provider()) {
+        Ok(_) => Ok(()),
+        Err(rustls::Error::InconsistentKeys(_)) => {
+            Err("does not belong to the certificate; name the key that it was made for".to_owned())
+        }
+        Err(error) => Err(format!("cannot be used with the certificate: {error}")),
+    }
+}
+
+fn unreadable(path: &Path, error: &pem::Error) -> String {
+    match error {
+        pem::Error::Io(error) => format!("{path:?} cannot be read: {error}"),
+        error => format!("{path:?} is not a PEM file: {error}"),
     }
 }
 

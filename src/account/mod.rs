@@ -22,12 +22,15 @@ pub struct MailboxKey {
     pub folder: String,
 }
 
+/// An upstream's name in the config, and the login as the client typed it.
+type AccountKey = (Arc<str>, Vec<u8>);
+
 /// All accounts: today, whoever the upstreams let in.
 pub struct Accounts {
     routes: config::Routes,
     upstreams: HashMap<Arc<str>, Arc<Upstream>>,
     connections_per_account: usize,
-    connections: Counts<(Arc<str>, Vec<u8>)>,
+    connections: Counts<AccountKey>,
     exclusive: Counts<MailboxKey>,
 }
 
@@ -76,7 +79,7 @@ impl Accounts {
         &self,
         upstream: &Upstream,
         login: &[u8],
-    ) -> Result<Permit<(Arc<str>, Vec<u8>)>, Failure> {
+    ) -> Result<Permit<AccountKey>, Failure> {
         let account = (upstream.settings().name.clone(), login.to_vec());
         self.connections
             .take(account, self.connections_per_account)

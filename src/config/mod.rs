@@ -1,7 +1,22 @@
 //! What an operator decided, validated: file, environment and flags in, [`Config`] out.
 //!
-//! This is the only reader of environment variables and secret files. Nothing below needs to
-//! check a setting again. It borrows the vocabulary of [`crate::maildrop`] and knows no other module.
+//! This is the only reader of settings in the environment and of the files that they name, apart
+//! from `POPGATE_LOG`, which belongs to the edge of the process. Nothing below needs to check a
+//! setting again. It borrows the vocabulary of
+//! [`crate::maildrop`] and the PEM files of [`crate::tls`], and knows no other module.
+//!
+//! The way of a setting: [`layers`] merges file, environment and flags into one tree whose leaves
+//! remember where they came from; [`load`] walks that tree through [`section`]s, reads the leaves
+//! with [`setting`] and collects what is wrong with them in a [`report`], so that an operator sees
+//! every mistake at once.
+
+mod endpoint;
+mod layers;
+mod load;
+mod provider;
+mod report;
+mod section;
+mod setting;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -9,7 +24,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde::Deserialize;
 
+pub use self::layers::{Flags, environment};
+pub use self::load::admin_address;
+pub use self::report::Problems;
 use crate::maildrop::{DeletePolicy, UniqueIdFormat};
 
 /// Everything that the daemon needs to know before it binds its first socket.
@@ -40,7 +59,7 @@ impl Config {
         Self {
             pop3: Listeners {
                 clear: vec![loopback(1110)],
-                tls: Vec::new(),
+                ..Listeners::default()
             },
             admin: Some(loopback(9110)),
             tls: None,
@@ -64,6 +83,18 @@ pub struct Listeners {
     pub clear: Vec<SocketAddr>,
     /// TLS from the first octet (RFC 8314).
     pub tls: Vec<SocketAddr>,
+    /// For clients that hang on what others take.
+    pub client_workarounds: Vec<ClientWorkaround>,
+}
+
+/// A deviation from the exact octets, for a client that hangs on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClientWorkaround {
+    /// NUL becomes 0x80: Outlook and Outlook Express hang on it.
+    OutlookNoNuls,
+    /// A header without the blank line behind it gets one: Outlook Express and Netscape hang.
+    OeNsEoh,
 }
 
 /// PEM files, read again when they change.
@@ -76,7 +107,8 @@ pub struct CertificateFiles {
 }
 
 /// Who may log in without TLS.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum CleartextLogin {
     /// Nobody.
     Never,
@@ -85,7 +117,8 @@ pub enum CleartextLogin {
     Loopback,
     /// Everybody: passwords cross the network readable.
     Always,
-    /// Clients from these networks.
+    /// Clients from these networks: not a word, but a list.
+    #[serde(skip)]
     From(Vec<IpNet>),
 }
 
@@ -185,24 +218,12 @@ pub enum EndpointSecurity {
 }
 
 /// Deviations of a provider that cannot be detected at run time (PROVIDERS in the README).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Quirks {
-    /// Whether several commands may be under way at once.
-    pub pipelining: bool,
     /// The folder that `trash` means, where SPECIAL-USE and well-known names do not find it.
     pub trash_folder: Option<String>,
     /// The folder that `archive` means, likewise.
     pub archive_folder: Option<String>,
-}
-
-impl Default for Quirks {
-    fn default() -> Self {
-        Self {
-            pipelining: true,
-            trash_folder: None,
-            archive_folder: None,
-        }
-    }
 }
 
 /// `[maildrop]`, `[upstream.NAME.maildrop]`; the nearest wins, key by key.
@@ -233,7 +254,8 @@ impl Default for MaildropSettings {
 }
 
 /// When popgate sets `\Seen`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum MarkSeen {
     /// Never.
     Never,
@@ -242,7 +264,8 @@ pub enum MarkSeen {
 }
 
 /// Whether two sessions may have the same maildrop open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Sessions {
     /// They may; each has its own snapshot.
     Shared,
@@ -251,7 +274,7 @@ pub enum Sessions {
 }
 
 /// `[[route]]`s in the order of the file; the first that matches wins, `default` takes the rest.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Routes {
     routes: Vec<(globset::GlobMatcher, Arc<Upstream>)>,
     default: Option<Arc<Upstream>>,
@@ -273,5 +296,17 @@ impl Routes {
             .find(|(glob, _)| glob.is_match(login))
             .map(|(_, upstream)| upstream)
             .or(self.default.as_ref())
+    }
+
+    /// The routes: the glob as written and its upstream.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Arc<Upstream>)> {
+        self.routes
+            .iter()
+            .map(|(glob, upstream)| (glob.glob().glob(), upstream))
+    }
+
+    /// What takes the logins that no route matches, if anything does.
+    pub fn fallback(&self) -> Option<&Arc<Upstream>> {
+        self.default.as_ref()
     }
 }

@@ -13,12 +13,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::account::Accounts;
-use crate::config::{CleartextLogin, Timeouts};
+use crate::config::{CleartextLogin, ClientWorkaround, Timeouts};
 use crate::failure::{Failure, FailureKind};
 use crate::imap::response::{Capabilities, Capability};
 use crate::line_stream::{LineError, LineStream};
 use crate::metrics::Metrics;
-use crate::pop3::multi_line::Nul;
 use crate::state::Memory;
 use crate::tls;
 
@@ -37,29 +36,11 @@ pub struct Gateway {
     /// For STLS; `None` without a certificate.
     pub tls: Option<TlsAcceptor>,
     /// For clients that hang on what others take.
-    pub workarounds: Workarounds,
+    pub client_workarounds: Vec<ClientWorkaround>,
     /// No new logins any more.
     pub draining: CancellationToken,
     /// No transaction any more either.
     pub drained: CancellationToken,
-}
-
-/// `pop3.client_workarounds`; each may make RETR differ from what the upstream holds.
-#[derive(Debug, Clone, Copy)]
-pub struct Workarounds {
-    /// `outlook-no-nuls`: Outlook and Outlook Express hang on NUL.
-    pub nul: Nul,
-    /// `oe-ns-eoh`: Outlook Express and Netscape hang on a header without its blank line.
-    pub end_header: bool,
-}
-
-impl Default for Workarounds {
-    fn default() -> Self {
-        Self {
-            nul: Nul::Kept,
-            end_header: false,
-        }
-    }
 }
 
 /// What can be offered to clients before it is known who they are: what every upstream has.

@@ -4,11 +4,12 @@
 //! the upstream has confirmed the whole of the message; otherwise the connection ends without it.
 
 use super::{LoggedIn, Record};
+use crate::config::ClientWorkaround;
 use crate::failure::FailureKind;
 use crate::imap::command::Section;
 use crate::line_stream::OUTPUT_OCTETS_MAX;
 use crate::maildrop::{Message, Octets};
-use crate::pop3::multi_line::{DotStuffer, TopLines};
+use crate::pop3::multi_line::{DotStuffer, Nul, TopLines};
 use crate::pop3::reply;
 use crate::session::{Client, Gateway, SessionEnd};
 use crate::upstream::LiteralReader;
@@ -178,10 +179,14 @@ struct Lines {
 
 impl Lines {
     fn new(gateway: &Gateway, end_of_top: TopLines) -> Self {
+        let works_around = |what| gateway.client_workarounds.contains(&what);
         Self {
-            stuffer: DotStuffer::new(gateway.workarounds.nul),
+            stuffer: DotStuffer::new(match works_around(ClientWorkaround::OutlookNoNuls) {
+                true => Nul::Replaced,
+                false => Nul::Kept,
+            }),
             end_of_top,
-            end_header: gateway.workarounds.end_header,
+            end_header: works_around(ClientWorkaround::OeNsEoh),
         }
     }
 

@@ -1,0 +1,136 @@
+//! `popgate check`: what settings mean, for the eyes of their author.
+
+use std::fmt::{self, Write};
+use std::io;
+
+use popgate::config::{CleartextLogin, Config, Upstream};
+use popgate::failure::FailureKind;
+use popgate::maildrop::DeletePolicy;
+use popgate::sasl::Credential;
+use popgate::secret::Secret;
+use popgate::session::survey::survey;
+use popgate::upstream::TcpDialer;
+use tokio_util::sync::CancellationToken;
+
+/// What the upstreams said.
+pub(crate) struct Reports {
+    /// For a person.
+    pub(crate) text: String,
+    /// What kept the last of them from answering, if anything did.
+    pub(crate) worst: Option<FailureKind>,
+}
+
+/// The login with a password from standard input, where no other process can read it.
+pub(crate) fn credential(login: &str) -> Result<Credential, String> {
+    let mut line = String::new();
+    io::stdin()
+        .read_line(&mut line)
+        .map_err(|error| format!("no password on standard input: {error}"))?;
+    let password = line.trim_end_matches(['\r', '\n']).as_bytes().to_vec();
+    Credential::password(login.as_bytes(), Secret::new(password))
+        .map_err(|_| "that cannot be a login and a password".to_owned())
+}
+
+/// Asks each upstream, or, with a login, the one that it goes to.
+pub(crate) async fn online(
+    config: &Config,
+    credential: Option<&Credential>,
+) -> io::Result<Reports> {
+    let gateway = popgate::gateway(
+        config,
+        std::sync::Arc::new(TcpDialer),
+        CancellationToken::new(),
+    )?;
+    let upstreams: Vec<_> = match credential {
+        Some(credential) => vec![
+            gateway
+                .accounts
+                .upstream(credential.login())
+                .map_err(io::Error::other)?,
+        ],
+        None => gateway.accounts.upstreams().collect(),
+    };
+    let mut reports = Reports {
+        text: String::new(),
+        worst: None,
+    };
+    for upstream in upstreams {
+        let name = &upstream.settings().name;
+        let _ = writeln!(reports.text, "upstream {name}, online:");
+        match survey(upstream, credential).await {
+            Ok(report) => reports.text.push_str(&report),
+            Err(failure) => {
+                let _ = writeln!(reports.text, "  {failure}");
+                reports.worst = Some(failure.kind);
+            }
+        }
+    }
+    Ok(reports)
+}
+
+/// Who listens where, and where what goes, a line each.
+pub(crate) fn summary(config: &Config) -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = write(config, &mut text);
+    text
+}
+
+fn write(config: &Config, text: &mut String) -> fmt::Result {
+    let upgrade = match config.tls {
+        Some(_) => "clear text or STLS",
+        None => "clear text",
+    };
+    let login = cleartext_login(&config.cleartext_login);
+    for address in &config.pop3.clear {
+        writeln!(
+            text,
+            "pop3 {address}: {upgrade}, passwords in clear text {login}"
+        )?;
+    }
+    for address in &config.pop3.tls {
+        writeln!(text, "pop3 {address}: TLS")?;
+    }
+    match config.admin {
+        Some(address) => writeln!(text, "admin {address}: /metrics /livez /readyz")?,
+        None => writeln!(text, "admin: off")?,
+    }
+    for upstream in &config.upstreams {
+        writeln!(text, "upstream {}: {}", upstream.name, described(upstream))?;
+    }
+    for (login, upstream) in config.routes.iter() {
+        writeln!(text, "login {login} goes to upstream {}", upstream.name)?;
+    }
+    match config.routes.fallback() {
+        Some(upstream) => writeln!(text, "every other login goes to upstream {}", upstream.name),
+        None => writeln!(text, "every other login is refused"),
+    }
+}
+
+fn cleartext_login(who: &CleartextLogin) -> String {
+    match who {
+        CleartextLogin::Never => "from nobody".to_owned(),
+        CleartextLogin::Loopback => "from this machine only".to_owned(),
+        CleartextLogin::Always => "from everybody".to_owned(),
+        CleartextLogin::From(networks) => {
+            let networks: Vec<_> = networks.iter().map(ToString::to_string).collect();
+            format!("from {} only", networks.join(", "))
+        }
+    }
+}
+
+fn described(upstream: &Upstream) -> String {
+    let deleted = match &upstream.maildrop.on_delete {
+        DeletePolicy::Expunge => "are removed for good".to_owned(),
+        DeletePolicy::Trash => "go to the trash".to_owned(),
+        DeletePolicy::Archive => "go to the archive".to_owned(),
+        DeletePolicy::Flag => "are marked as deleted".to_owned(),
+        DeletePolicy::Keep => "stay".to_owned(),
+        DeletePolicy::Move(folder) => format!("go to {folder}"),
+    };
+    let folder = &upstream.maildrop.folder;
+    format!(
+        "{}, folder {folder}, deleted messages {deleted}",
+        upstream.imap
+    )
+}

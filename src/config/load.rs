@@ -1,0 +1,423 @@
+//! Reads the merged settings into a [`Config`], section by section.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use globset::GlobMatcher;
+
+use super::layers::{self, Flags};
+use super::provider::Provider;
+use super::report::{Problems, Report, nearest};
+use super::section::Section;
+use super::setting::Setting;
+use super::{
+    CertificateFiles, CleartextLogin, Config, Endpoint, EndpointSecurity, Limits, Listeners,
+    MaildropSettings, Routes, Timeouts, Upstream, endpoint, loopback,
+};
+use crate::maildrop::DeletePolicy;
+use crate::tls::{certificates, check_pair, private_key};
+
+impl Config {
+    /// Reads and checks everything: the defaults, over them the file, the variables of the
+    /// environment that begin with `POPGATE__`, and the flags.
+    ///
+    /// # Errors
+    ///
+    /// All mistakes at once; also files that cannot be read, and a key that does not belong to its
+    /// certificate.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        flags: &Flags,
+    ) -> Result<Self, Problems> {
+        let report = Report::new(file);
+        let config = layers::merge(&report, environment, flags)
+            .map(|tree| config(Section::root(&report, &tree)));
+        report.conclude(config)
+    }
+}
+
+/// Where a popgate with these settings serves `/readyz`, if it does; the rest is not looked at.
+///
+/// # Errors
+///
+/// As for [`Config::load`], but only for what hides the address.
+pub fn admin_address(
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Option<SocketAddr>, Problems> {
+    let report = Report::new(file);
+    let address = layers::merge(&report, environment, &Flags::default())
+        .map(|tree| admin(Section::root(&report, &tree).section("admin")));
+    report.conclude(address)
+}
+
+/// What is unusable is reported, and replaced by something that nobody will see.
+fn config(mut root: Section<'_>) -> Config {
+    let tls_section = root.section("tls");
+    let has_tls = tls_section.is_some();
+    let pop3 = listeners(root.section("pop3"), has_tls);
+    let tls = tls_section.and_then(tls);
+    let admin = admin(root.section("admin"));
+    let cleartext_login = security(root.section("security"));
+    let timeouts = timeouts(root.section("timeouts"));
+    let limits = limits(root.section("limits"));
+    state(root.section("state"));
+    let maildrop = maildrop(root.section("maildrop"), &MaildropSettings::default());
+    let (upstreams, routes) = upstreams_and_routes(&mut root, &maildrop);
+    root.not_yet("smtp", "submission is");
+    root.not_yet("read_ahead", "setting read-ahead is");
+    root.not_yet("account", "accounts are");
+    root.finish();
+    Config {
+        pop3,
+        admin,
+        tls,
+        cleartext_login,
+        timeouts,
+        limits,
+        upstreams,
+        routes,
+    }
+}
+
+fn listeners(section: Option<Section<'_>>, has_tls: bool) -> Listeners {
+    let defaults = Listeners {
+        clear: vec![loopback(1110)],
+        tls: Vec::from_iter(has_tls.then(|| loopback(1995))),
+        client_workarounds: Vec::new(),
+    };
+    let Some(mut section) = section else {
+        return defaults;
+    };
+    let client_workarounds = section
+        .list("client_workarounds", Setting::word)
+        .unwrap_or_default();
+    let clear = section.list("listen", Setting::address);
+    let tls = section.list("listen_tls", Setting::address);
+    let none_at =
+        |key, list: &Option<Vec<_>>| !section.has(key) || matches!(list.as_deref(), Some([]));
+    let no_clear = none_at("listen", &clear);
+    let no_tls = none_at("listen_tls", &tls);
+    if no_clear && no_tls && (clear.is_some() || tls.is_some()) {
+        section.problem(
+            "listen",
+            "leaves nowhere to connect to; write an address, as in [\"127.0.0.1:1110\"]",
+        );
+    }
+    if !has_tls && !no_tls {
+        section.problem(
+            "listen_tls",
+            "needs a certificate; add [tls] with certificate and private_key",
+        );
+    }
+    let listeners = match (clear, tls) {
+        (None, None) => Listeners {
+            client_workarounds,
+            ..defaults
+        },
+        (clear, tls) => Listeners {
+            clear: clear.unwrap_or_default(),
+            tls: tls.unwrap_or_default(),
+            client_workarounds,
+        },
+    };
+    refuse_duplicates(&section, &listeners);
+    section.finish();
+    listeners
+}
+
+/// Port 0 is a different one each time.
+fn refuse_duplicates(section: &Section<'_>, listeners: &Listeners) {
+    let clear = listeners.clear.iter().map(|address| (address, "listen"));
+    let tls = listeners.tls.iter().map(|address| (address, "listen_tls"));
+    let mut addresses: Vec<_> = clear.chain(tls).collect();
+    addresses.sort();
+    for pair in addresses.windows(2) {
+        let [(one, _), (other, key)] = pair else {
+            continue;
+        };
+        if one == other && one.port() != 0 {
+            section.problem(key, &format!("\"{other}\" is there twice; remove one"));
+        }
+    }
+}
+
+fn tls(mut section: Section<'_>) -> Option<CertificateFiles> {
+    let certificate = section.take("certificate", |setting| {
+        let path = setting.path()?;
+        Ok((certificates(&path)?, path))
+    });
+    let key = section.take("private_key", |setting| {
+        let path = setting.path()?;
+        Ok((private_key(&path)?, path))
+    });
+    for key in ["certificate", "private_key"] {
+        if !section.has(key) {
+            section.problem(key, "is missing; write the path of a PEM file");
+        }
+    }
+    let files = certificate
+        .zip(key)
+        .map(|((chain, certificate), (key, private_key))| {
+            if let Err(what) = check_pair(chain, key) {
+                section.problem("private_key", &what);
+            }
+            CertificateFiles {
+                certificate,
+                private_key,
+            }
+        });
+    section.finish();
+    files
+}
+
+fn admin(section: Option<Section<'_>>) -> Option<SocketAddr> {
+    let default = Some(loopback(9110));
+    let Some(mut section) = section else {
+        return default;
+    };
+    let listen = section.take("listen", |setting| match setting.text()? {
+        "" | "off" => Ok(None),
+        _ => setting.address().map(Some),
+    });
+    section.finish();
+    listen.unwrap_or(default)
+}
+
+fn security(section: Option<Section<'_>>) -> CleartextLogin {
+    let Some(mut section) = section else {
+        return CleartextLogin::default();
+    };
+    let login = cleartext_login(&mut section);
+    // An empty list asks for nothing that is not there.
+    let is_asked_for = |setting: &Setting| Ok(!setting.elements()?.is_empty());
+    if section.take("proxy_protocol_from", is_asked_for) == Some(true) {
+        section.problem(
+            "proxy_protocol_from",
+            "the PROXY protocol is not there yet in this version of popgate; remove the key",
+        );
+    }
+    section.finish();
+    login
+}
+
+fn cleartext_login(section: &mut Section<'_>) -> CleartextLogin {
+    const KEY: &str = "cleartext_login";
+    let login = match section.is_list(KEY) {
+        true => section
+            .list(KEY, Setting::network)
+            .map(CleartextLogin::From),
+        false => section.take(KEY, |setting| {
+            setting.word().map_err(|what| match setting.network() {
+                Ok(network) => format!("\"{network}\" is not a list; write [\"{network}\"]"),
+                Err(_) => what,
+            })
+        }),
+    };
+    login.unwrap_or_default()
+}
+
+fn timeouts(section: Option<Section<'_>>) -> Timeouts {
+    let defaults = Timeouts::default();
+    let Some(mut section) = section else {
+        return defaults;
+    };
+    let mut duration = |key, default| section.take(key, Setting::duration).unwrap_or(default);
+    let timeouts = Timeouts {
+        login: duration("login", defaults.login),
+        idle: duration("idle", defaults.idle),
+        upstream: duration("upstream", defaults.upstream),
+        drain: duration("drain", defaults.drain),
+    };
+    section.finish();
+    timeouts
+}
+
+fn limits(section: Option<Section<'_>>) -> Limits {
+    let defaults = Limits::default();
+    let Some(mut section) = section else {
+        return defaults;
+    };
+    let mut count = |key, default| section.take(key, Setting::count).unwrap_or(default);
+    let limits = Limits {
+        connections: count("connections", defaults.connections),
+        connections_per_address: count("connections_per_address", defaults.connections_per_address),
+        upstream_connections_per_account: count(
+            "upstream_connections_per_account",
+            defaults.upstream_connections_per_account,
+        ),
+    };
+    section.not_yet("message_octets", "submission is");
+    section.not_yet("recipients", "submission is");
+    section.finish();
+    limits
+}
+
+fn state(section: Option<Section<'_>>) {
+    let Some(mut section) = section else {
+        return;
+    };
+    section.take("url", |setting| match setting.text()? {
+        "memory:" => Ok(()),
+        // Not repeated: it may contain the password of a database.
+        _ => Err(
+            "a state store is not there yet in this version of popgate, nothing outlives a \
+                  restart; write \"memory:\""
+                .to_owned(),
+        ),
+    });
+    section.finish();
+}
+
+/// What the section does not say is as in `outer`.
+fn maildrop(section: Option<Section<'_>>, outer: &MaildropSettings) -> MaildropSettings {
+    let Some(mut section) = section else {
+        return outer.clone();
+    };
+    let on_delete = |setting: &Setting| match setting.parsed()? {
+        DeletePolicy::Move(folder) if folder.contains(char::is_control) => Err(format!(
+            "{folder:?} contains a control character; write the folder's name"
+        )),
+        policy => Ok(policy),
+    };
+    let settings = MaildropSettings {
+        folder: (section.take("folder", Setting::folder)).unwrap_or_else(|| outer.folder.clone()),
+        on_delete: (section.take("on_delete", on_delete))
+            .unwrap_or_else(|| outer.on_delete.clone()),
+        mark_seen: (section.take("mark_seen", Setting::word)).unwrap_or(outer.mark_seen),
+        unique_id: (section.take("unique_id", Setting::parsed)).unwrap_or(outer.unique_id),
+        sessions: (section.take("sessions", Setting::word)).unwrap_or(outer.sessions),
+    };
+    section.finish();
+    settings
+}
+
+/// The `[upstream.NAME]`s by name; `None` are those with mistakes, which routes may name all the same.
+type Declared = BTreeMap<String, Option<Arc<Upstream>>>;
+
+fn upstreams_and_routes(
+    root: &mut Section<'_>,
+    outer: &MaildropSettings,
+) -> (Vec<Arc<Upstream>>, Routes) {
+    let sections = match root.section("upstream") {
+        Some(mut section) => section.named_sections(),
+        // Is there, but no section: that is reported already.
+        None if root.has("upstream") => return (Vec::new(), Routes::default()),
+        None => Vec::new(),
+    };
+    if sections.is_empty() {
+        root.problem_of_all(
+            "no upstream to connect to; add [upstream.default] with imap = \"imaps://HOST\" \
+             to the config file, or give --upstream imaps://HOST",
+        );
+    }
+    if !root.has("route") && !sections.iter().any(|(name, _)| name == "default") {
+        for (_, section) in &sections {
+            section.problem_of_all("gets no login; call it [upstream.default] or add a [[route]]");
+        }
+    }
+    let mut declared = Declared::new();
+    for (name, section) in sections {
+        let upstream = upstream(&name, section, outer).map(Arc::new);
+        declared.insert(name, upstream);
+    }
+    let routes = Routes {
+        routes: (root.tables("route").into_iter())
+            .filter_map(|section| route(section, &declared))
+            .collect(),
+        default: declared.get("default").cloned().flatten(),
+    };
+    (declared.into_values().flatten().collect(), routes)
+}
+
+fn upstream(name: &str, mut section: Section<'_>, outer: &MaildropSettings) -> Option<Upstream> {
+    // A label in metrics, and what a variable can name.
+    if name.is_empty()
+        || !name
+            .bytes()
+            .all(|c| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
+    {
+        section.problem_of_all("is not a name for an upstream; write it with a-z, 0-9, - and _");
+    }
+    let provider = section.take("provider", Setting::word::<Provider>);
+    let imap = endpoint_of(&mut section, provider);
+    let ca_file = section.take("ca_file", |setting| {
+        let path = setting.path()?;
+        certificates(&path).map(|_| path)
+    });
+    let quirks = provider.map(Provider::quirks).unwrap_or_default();
+    let maildrop = maildrop(section.section("maildrop"), outer);
+    section.not_yet("smtp", "submission is");
+    section.finish();
+    Some(Upstream {
+        name: name.into(),
+        imap: imap?,
+        ca_file,
+        quirks,
+        maildrop,
+    })
+}
+
+/// `imap`, or else the provider's.
+fn endpoint_of(section: &mut Section<'_>, provider: Option<Provider>) -> Option<Endpoint> {
+    let allow_cleartext = section
+        .take("allow_cleartext", Setting::switch)
+        .unwrap_or(false);
+    let imap = section.take("imap", |setting| endpoint::imap(setting.text()?));
+    if let Some(imap) = &imap
+        && imap.security == EndpointSecurity::Clear
+        && !imap.is_loopback()
+        && !allow_cleartext
+    {
+        section.problem(
+            "imap",
+            &format!(
+                "\"{imap}\" would carry passwords readable over the network; write imaps:// or \
+                 imap+starttls://, or set allow_cleartext = true"
+            ),
+        );
+    }
+    if !section.has("imap") && !section.has("provider") {
+        section.problem(
+            "imap",
+            "is missing; write imap = \"imaps://HOST\", or set provider",
+        );
+    }
+    imap.or_else(|| provider.map(Provider::imap))
+}
+
+fn route(mut section: Section<'_>, declared: &Declared) -> Option<(GlobMatcher, Arc<Upstream>)> {
+    let login = section.take("login", Setting::glob);
+    let upstream = section.take("upstream", |setting| {
+        let name = setting.text()?;
+        declared.get(name).cloned().ok_or_else(|| {
+            let names: Vec<_> = declared.keys().map(String::as_str).collect();
+            match nearest(name, &names) {
+                Some(meant) => format!("there is no [upstream.{name}]; did you mean {meant:?}?"),
+                None => format!(
+                    "there is no [upstream.{name}]; there are: {}",
+                    names.join(", ")
+                ),
+            }
+        })
+    });
+    for (key, remedy) in [
+        (
+            "login",
+            "is missing; write a pattern like \"*@example.org\"",
+        ),
+        (
+            "upstream",
+            "is missing; write the NAME of an [upstream.NAME]",
+        ),
+    ] {
+        if !section.has(key) {
+            section.problem(key, remedy);
+        }
+    }
+    section.finish();
+    login.zip(upstream.flatten())
+}
