@@ -30,17 +30,17 @@ pub async fn survey(
     tell(&mut report, "logins that it takes", &logins(before_login));
     match credential {
         None => {
-            tell_abilities(&mut report, before_login);
-            tell(
-                &mut report,
-                "note",
-                "not logged in: some providers can more after login; give --login",
-            );
+            tell_abilities(&mut report, before_login, Asked::BeforeLogin);
+            tell(&mut report, "login", "not tried; give --login");
         }
         Some(credential) => {
             imap.authenticate(credential).await?;
             tell(&mut report, "login", "ok");
-            tell_abilities(&mut report, imap.known_capabilities().await?);
+            tell_abilities(
+                &mut report,
+                imap.known_capabilities().await?,
+                Asked::AfterLogin,
+            );
             tell_maildrop(&mut report, &mut imap, &upstream.settings().maildrop).await?;
         }
     }
@@ -73,7 +73,14 @@ fn logins(capabilities: Capabilities) -> String {
     }
 }
 
-fn tell_abilities(report: &mut String, capabilities: Capabilities) {
+/// Many providers tell what they can only to those who have logged in.
+#[derive(PartialEq)]
+enum Asked {
+    BeforeLogin,
+    AfterLogin,
+}
+
+fn tell_abilities(report: &mut String, capabilities: Capabilities, asked: Asked) {
     for (capability, name, without) in [
         (
             Capability::UidPlus,
@@ -96,10 +103,10 @@ fn tell_abilities(report: &mut String, capabilities: Capabilities) {
             "no: POP3 offers no UTF8",
         ),
     ] {
-        let finding = if capabilities.has(capability) {
-            "yes"
-        } else {
-            without
+        let finding = match capabilities.has(capability) {
+            true => "yes",
+            false if asked == Asked::BeforeLogin => "not told before login",
+            false => without,
         };
         tell(report, name, finding);
     }
