@@ -217,7 +217,7 @@ async fn log_in(
     progress: &mut Progress,
 ) -> Result<Option<LoggedIn>, SessionEnd> {
     record.login = Some(credential.login().escape_ascii().to_string());
-    match open_maildrop(credential, progress.utf8, gateway, record).await {
+    match open_maildrop(credential, progress, gateway, record).await {
         Ok(logged_in) => {
             let drop_listing = logged_in.maildrop.drop_listing();
             record.messages = drop_listing.messages;
@@ -239,7 +239,7 @@ async fn log_in(
 
 async fn open_maildrop(
     credential: Credential,
-    utf8: bool,
+    progress: &Progress,
     gateway: &Gateway,
     record: &mut Record,
 ) -> Result<LoggedIn, Failure> {
@@ -266,7 +266,7 @@ async fn open_maildrop(
     if settings.sessions == Sessions::Exclusive {
         permits.push(Box::new(gateway.accounts.maildrop(key.clone())?));
     }
-    if utf8 {
+    if progress.utf8 {
         imap.enable_utf8().await?;
     }
     let selected = imap.select(&imap.mailbox(&settings.folder)).await?;
@@ -284,6 +284,7 @@ async fn open_maildrop(
         maildrop,
         key,
         settings,
+        offer: progress.offer,
         _permits: permits,
         _open: open,
     })

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tracing::{Level, info};
 
-use super::{Client, Gateway, SessionEnd, SessionId};
+use super::{Client, Gateway, Offer, SessionEnd, SessionId};
 use crate::account::MailboxKey;
 use crate::config::MaildropSettings;
 use crate::failure::{Failure, FailureKind};
@@ -34,6 +34,8 @@ struct LoggedIn {
     maildrop: Maildrop,
     key: MailboxKey,
     settings: MaildropSettings,
+    /// As CAPA told before the login.
+    offer: Offer,
     _permits: Vec<Box<dyn Send + Sync>>,
     _open: OpenGuard,
 }
@@ -209,7 +211,7 @@ impl Record {
 
 /// Appends the capabilities of this connection: the same before and after login, since JavaMail and
 /// neomutt decide by what they saw first.
-fn capa(out: &mut Vec<u8>, client_may_log_in: bool, has_stls: bool, offer: super::Offer) {
+fn capa(out: &mut Vec<u8>, client_may_log_in: bool, has_stls: bool, offer: Offer) {
     reply::ok(out, "capabilities follow");
     for capability in ["TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING"] {
         reply::line(out, capability);
@@ -230,7 +232,7 @@ fn capa(out: &mut Vec<u8>, client_may_log_in: bool, has_stls: bool, offer: super
     reply::terminator(out);
 }
 
-fn mechanisms(offer: super::Offer) -> &'static [&'static str] {
+fn mechanisms(offer: Offer) -> &'static [&'static str] {
     match offer.tokens {
         true => &["PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"],
         false => &["PLAIN", "LOGIN"],
