@@ -108,7 +108,10 @@ impl Play<'_> {
             Act::Wait(time) => sleep(*time).await,
             Act::Eof(side) => self.leg(*side, step.client)?.wire.end(),
             Act::Reset(side) => self.leg(*side, step.client)?.wire.reset(),
-            Act::Room(octets) => self.leg(Side::Client, step.client)?.wire.limit_room(*octets),
+            Act::Room(octets) => self
+                .leg(Side::Client, step.client)?
+                .wire
+                .limit_room(*octets),
             Act::Drain => self.stage.gateway.draining.cancel(),
             Act::Drained => self.stage.gateway.drained.cancel(),
             Act::Tls(side, handshake) => self.shake_hands(*side, *handshake, step.client).await?,
@@ -124,7 +127,8 @@ impl Play<'_> {
         let wires = self.stage.dials().into_iter().enumerate();
         let opened = wires.filter_map(|(number, wire)| Some((number, wire?)));
         for (number, wire) in opened.skip(known) {
-            self.legs.push(Leg::new(Side::Upstream(number), client, wire));
+            self.legs
+                .push(Leg::new(Side::Upstream(number), client, wire));
         }
     }
 
@@ -133,9 +137,8 @@ impl Play<'_> {
     }
 
     fn leg(&mut self, side: Side, client: usize) -> Result<&mut Leg, String> {
-        let is_it = |leg: &&mut Leg| {
-            leg.side == side && (side != Side::Client || leg.client == client)
-        };
+        let is_it =
+            |leg: &&mut Leg| leg.side == side && (side != Side::Client || leg.client == client);
         let leg = self.legs.iter_mut().find(is_it);
         leg.ok_or_else(|| "popgate has not opened that connection".to_owned())
     }
@@ -224,7 +227,9 @@ impl Play<'_> {
         self.stage.settle().await;
         for client in &mut self.stage.clients {
             match client.session.is_finished() {
-                true => (&mut client.session).await.map_err(|error| error.to_string())?,
+                true => (&mut client.session)
+                    .await
+                    .map_err(|error| error.to_string())?,
                 // Nothing can be learned from what is still waiting for its upstream.
                 false => client.session.abort(),
             }

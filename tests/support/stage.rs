@@ -176,8 +176,14 @@ fn config(transcript: &Transcript) -> Config {
     for (name, value) in &mut variables {
         *value = value
             .replace("$AUTHORITY", &CERTIFICATES.authority.display().to_string())
-            .replace("$CERTIFICATE", &CERTIFICATES.certificate.display().to_string())
-            .replace("$PRIVATE_KEY", &CERTIFICATES.private_key.display().to_string());
+            .replace(
+                "$CERTIFICATE",
+                &CERTIFICATES.certificate.display().to_string(),
+            )
+            .replace(
+                "$PRIVATE_KEY",
+                &CERTIFICATES.private_key.display().to_string(),
+            );
         debug_assert!(name.starts_with("POPGATE__"));
     }
     let folder = tempfile::tempdir().expect("a folder");
@@ -194,7 +200,9 @@ fn config(transcript: &Transcript) -> Config {
             upstream.imap.security = EndpointSecurity::Clear;
         }
         // Reading the system's roots for every session of a sweep would take most of its time.
-        upstream.ca_file.get_or_insert(CERTIFICATES.authority.clone());
+        upstream
+            .ca_file
+            .get_or_insert(CERTIFICATES.authority.clone());
     }
     config
 }

@@ -4,9 +4,9 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
+use rustls::ServerConnection;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig};
-use rustls::ServerConnection;
 
 use super::wire::Wire;
 
@@ -33,8 +33,8 @@ impl Certificates {
         let authority_key = rcgen::KeyPair::generate().expect("a key");
         let mut authority = rcgen::CertificateParams::new(Vec::new()).expect("no names");
         authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let authority = rcgen::CertifiedIssuer::self_signed(authority, authority_key)
-            .expect("an authority");
+        let authority =
+            rcgen::CertifiedIssuer::self_signed(authority, authority_key).expect("an authority");
         let key = rcgen::KeyPair::generate().expect("a key");
         let certificate = rcgen::CertificateParams::new([NAME.to_owned()])
             .and_then(|params| params.signed_by(&key, &authority))
