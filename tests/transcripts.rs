@@ -7,7 +7,7 @@ mod support;
 use std::fmt::Write;
 
 use support::script::{Act, Dialled, Handshake, Side, Step, Transcript};
-use support::spelling::{shown, without_references};
+use support::spelling::{difference, shown, without_references};
 use support::stage::{Faults, Stage};
 use support::tls::Tls;
 use support::wire::Wire;
@@ -153,13 +153,12 @@ impl Play<'_> {
         if heard == expected {
             return Ok(());
         }
+        let (expected, heard) = difference(expected, &heard);
         // What else was heard often tells why.
         let elsewhere: String = self.legs.iter().filter_map(Leg::unheard).collect();
         Err(format!(
-            "{} should hear\n{}    but hears\n{}{elsewhere}",
-            name(side),
-            shown(expected),
-            shown(&heard)
+            "{} should hear\n{expected}    but hears\n{heard}{elsewhere}",
+            name(side)
         ))
     }
 

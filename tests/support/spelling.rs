@@ -81,13 +81,17 @@ fn escape<'a>(text: &'a str, octets: &mut Vec<u8>) -> Result<&'a str, String> {
     Ok(&text[2..])
 }
 
-/// Octets as lines for a person, long ones shortened.
+/// Lines of a person's patience.
+const SHOWN_LINES_MAX: usize = 24;
+
+/// Octets as lines for a person; long lines and long texts are shortened.
 pub(crate) fn shown(octets: &[u8]) -> String {
     if octets.is_empty() {
         return "        (nothing)\n".to_owned();
     }
     let mut text = String::new();
-    for line in octets.split_inclusive(|octet| *octet == b'\n') {
+    let mut lines = octets.split_inclusive(|octet| *octet == b'\n');
+    for line in lines.by_ref().take(SHOWN_LINES_MAX) {
         let line = match line.strip_suffix(b"\r\n") {
             Some(line) => line.escape_ascii().to_string(),
             None => format!("{}\\", line.escape_ascii()),
@@ -99,7 +103,19 @@ pub(crate) fn shown(octets: &[u8]) -> String {
         }
         text.push('\n');
     }
-    text
+    match lines.count() {
+        0 => text,
+        more => format!("{text}        … and {more} lines\n"),
+    }
+}
+
+/// Two texts that differ, from a little before where they do.
+pub(crate) fn difference(expected: &[u8], found: &[u8]) -> (String, String) {
+    let same = expected.iter().zip(found).take_while(|(one, other)| one == other);
+    let same = &expected[..same.count()];
+    let line_starts = memchr::memrchr_iter(b'\n', same).map(|newline| newline + 1);
+    let start = line_starts.take(4).last().unwrap_or(0);
+    (shown(&expected[start..]), shown(&found[start..]))
 }
 
 /// What a client got, with every session reference `(89abcdef)` as `(…)`.
