@@ -6,6 +6,8 @@
     reason = "every test crate compiles all of it and uses a part"
 )]
 
+pub(crate) mod actors;
+pub(crate) mod pop3_client;
 pub(crate) mod script;
 pub(crate) mod spelling;
 pub(crate) mod stage;

@@ -123,6 +123,16 @@ impl Wire {
         self.shared().room = room;
     }
 
+    /// All that was sent.
+    pub(crate) fn sent(&self) -> Vec<u8> {
+        self.shared().sent.clone()
+    }
+
+    /// Whether popgate finds the end of this connection, whoever ended it.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.shared().ending().is_some()
+    }
+
     /// What popgate has read so far.
     pub(crate) fn delivered(&self) -> Vec<u8> {
         let shared = self.shared();
