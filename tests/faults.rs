@@ -22,17 +22,17 @@ use support::actors::{Run, is_change, run};
 use support::pop3_client::{Reply, replies};
 use support::script::{Act, Dialled, Transcript};
 use support::spelling::{difference, shown};
-use support::stage::Faults;
+use support::stage::{Faults, Scenery};
 use support::wire::Fault;
 
-/// Octets of one connection at which faults are tried: all of them up to this, of more a selection.
-const OCTETS_ALL: usize = 2_500;
+/// Octets of one piece at which faults are tried: all of them up to this, of more a selection.
+const OCTETS_ALL: usize = 600;
 
-/// How many octets of a longer connection are selected.
-const OCTETS_SELECTED: usize = 200;
+/// A longer piece is broken at so many places, evenly distributed,
+const PLACES: usize = 20;
 
-/// A connection is swept up to here; what follows is more of the same.
-const OCTETS_MAX: usize = 200_000;
+/// and at so many octets of its beginning and its end.
+const OCTETS_NEAR_AN_END: usize = 20;
 
 #[test]
 fn whatever_breaks_nothing_is_lost() {
@@ -92,10 +92,11 @@ impl Sweep {
     }
 
     async fn sweep(&self, transcript: &Transcript) -> Result<(), String> {
-        let sound = run(transcript, Faults::NONE).await?;
+        let scenery = Scenery::of(transcript);
+        let sound = run(&scenery, Faults::NONE).await?;
         is_as_written(transcript, &sound)?;
         for faults in trickles() {
-            let trickled = run(transcript, faults).await?;
+            let trickled = run(&scenery, faults).await?;
             same(&sound, &trickled).map_err(|error| format!("{faults:?}: {error}"))?;
         }
         for (dial, octets) in self.upstream_places(transcript) {
@@ -104,7 +105,7 @@ impl Sweep {
                     dial: Some((dial, fault)),
                     ..Faults::NONE
                 };
-                check(transcript, &sound, faults).await?;
+                check(&scenery, &sound, faults).await?;
             }
             self.upstream_octets.fetch_add(1, Ordering::Relaxed);
         }
@@ -114,7 +115,7 @@ impl Sweep {
                     client: Some((client, fault)),
                     ..Faults::NONE
                 };
-                check(transcript, &sound, faults).await?;
+                check(&scenery, &sound, faults).await?;
             }
             self.client_octets.fetch_add(1, Ordering::Relaxed);
         }
@@ -135,7 +136,8 @@ impl Sweep {
             let start = sent[*dial];
             sent[*dial] += octets.len();
             let is_new = step.scene.as_ref().is_none_or(|scene| {
-                new_here.contains(scene) || (scenes.insert(scene.clone()) && new_here.insert(scene.clone()))
+                new_here.contains(scene)
+                    || (scenes.insert(scene.clone()) && new_here.insert(scene.clone()))
             });
             if is_new && transcript.dials[*dial] == Dialled::Accepted {
                 places.extend(selection(start, octets.len()).map(|octets| (*dial, octets)));
@@ -145,14 +147,13 @@ impl Sweep {
     }
 }
 
-/// All places within a piece of a connection, or a selection of those of a long one: its first and
-/// its last octets, and some between them.
+/// All places within a piece of a connection, or a selection of those of a long one.
 fn selection(start: usize, length: usize) -> impl Iterator<Item = usize> {
-    let stride = (length / OCTETS_SELECTED).max(1);
-    let near_an_end = move |place: usize| place < 64 || length - place <= 64;
-    (0..=length.min(OCTETS_MAX))
+    let stride = length.div_ceil(PLACES).max(1);
+    let is_near_an_end = move |place: usize| place.min(length - place) <= OCTETS_NEAR_AN_END;
+    (0..=length)
         .filter(move |place| {
-            length <= OCTETS_ALL || near_an_end(*place) || place.is_multiple_of(stride)
+            length <= OCTETS_ALL || is_near_an_end(*place) || place.is_multiple_of(stride)
         })
         .map(move |place| start + place)
 }
@@ -229,8 +230,8 @@ fn equal(who: &str, expected: &[u8], heard: &[u8]) -> Result<(), String> {
     ))
 }
 
-async fn check(transcript: &Transcript, sound: &Run, faults: Faults) -> Result<(), String> {
-    let broken = run(transcript, faults).await;
+async fn check(scenery: &Scenery<'_>, sound: &Run, faults: Faults) -> Result<(), String> {
+    let broken = run(scenery, faults).await;
     let result = broken.and_then(|broken| {
         multi_line_replies_are_whole(sound, &broken, faults)?;
         quit_is_true(sound, &broken)
@@ -253,7 +254,9 @@ fn multi_line_replies_are_whole(sound: &Run, broken: &Run, faults: Faults) -> Re
             if !reply.is_multi_line() || !reply.is_mail() {
                 continue;
             }
-            let is_whole = expected.get(number).is_some_and(|expected| expected == reply);
+            let is_whole = expected
+                .get(number)
+                .is_some_and(|expected| expected == reply);
             if reply.is_complete && !is_whole {
                 return Err(format!(
                     "a terminated reply that is not whole:\n{}",
@@ -279,7 +282,11 @@ fn quit_is_true(sound: &Run, broken: &Run) -> Result<(), String> {
             if *dialled_by != client {
                 continue;
             }
-            equal("at +OK to QUIT, the upstream", &sound.commands[dial], &broken.commands[dial])?;
+            equal(
+                "at +OK to QUIT, the upstream",
+                &sound.commands[dial],
+                &broken.commands[dial],
+            )?;
             let confirmed = confirmed(&broken.answered[dial]);
             let mut changes = changes(&sound.commands[dial], &sound.answered[dial]);
             if let Some(tag) = changes.find(|tag| !confirmed.contains(tag)) {
@@ -308,9 +315,8 @@ fn marks_are_applied(found: &[Reply]) -> bool {
 /// The tags of commands that changed something which QUIT promises, when nothing was broken.
 fn changes<'a>(commands: &'a [u8], answers: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
     let confirmed = confirmed(answers);
-    let is_promised = |line: &&[u8]| {
-        is_change(line) && memchr::memmem::find(line, b"(\\Seen)").is_none()
-    };
+    let is_promised =
+        |line: &&[u8]| is_change(line) && memchr::memmem::find(line, b"(\\Seen)").is_none();
     commands
         .split(|octet| *octet == b'\n')
         .filter(is_promised)

@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 use support::script::{Act, Dialled, Handshake, Side, Step, Transcript};
 use support::spelling::{difference, shown, without_references};
-use support::stage::{Faults, Stage};
+use support::stage::{Faults, Scenery, Stage};
 use support::tls::Tls;
 use support::wire::Wire;
 use tokio::time::sleep;
@@ -37,7 +37,7 @@ async fn both_legs_are_as_written() {
 /// Plays one transcript; what is not as written comes back, for a person to read.
 async fn check(transcript: &Transcript) -> Result<(), String> {
     let mut play = Play {
-        stage: Stage::set(transcript, Faults::NONE),
+        stage: Scenery::of(transcript).set(Faults::NONE),
         legs: Vec::new(),
         transcript,
     };

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::pop3_client::all_are_answered;
 use super::script::{Act, Side, Transcript};
 use super::spelling::without_references;
-use super::stage::{Faults, Stage};
+use super::stage::{Faults, Scenery, Stage};
 use super::wire::Wire;
 
 /// How long popgate may take for a reply: an upstream that stalls is given up after 30 seconds, and
@@ -25,7 +25,7 @@ pub(crate) struct Run {
     pub(crate) said: Vec<Vec<u8>>,
     /// What each client heard, without session references.
     pub(crate) heard: Vec<Vec<u8>>,
-    /// Whether popgate had closed it when the client was at its end.
+    /// Whether the connection had ended, by whomsoever, when the client was at its end.
     pub(crate) closed: Vec<bool>,
     /// What was said to the upstream on each connection.
     pub(crate) commands: Vec<Vec<u8>>,
@@ -39,9 +39,10 @@ pub(crate) struct Run {
 ///
 /// # Errors
 /// When popgate hangs, panics, or changes something without QUIT.
-pub(crate) async fn run(transcript: &Transcript, faults: Faults) -> Result<Run, String> {
+pub(crate) async fn run(scenery: &Scenery<'_>, faults: Faults) -> Result<Run, String> {
+    let transcript = scenery.transcript;
     let mut actors = Actors {
-        stage: Stage::set(transcript, faults),
+        stage: scenery.reset(faults),
         transcript,
         run: Run::default(),
         on_stage: 0,
@@ -76,6 +77,8 @@ struct Upstream {
     script: Vec<usize>,
     next: usize,
     heard: usize,
+    /// How much of what it heard is known to change nothing, or to change it after QUIT.
+    checked: usize,
     /// A command that is not in its script leaves it speechless.
     is_lost: bool,
 }
@@ -105,14 +108,11 @@ impl Actors<'_> {
             Act::Room(octets) => self.stage.clients[client].wire.limit_room(*octets),
             Act::Drain => self.stage.gateway.draining.cancel(),
             Act::Drained => self.stage.gateway.drained.cancel(),
-            // The upstreams' own, or what only the unbroken play can ask for.
-            Act::UpstreamHears(..)
-            | Act::UpstreamSays(..)
-            | Act::Dial(_)
-            | Act::Eof(Side::Upstream(_))
-            | Act::Reset(Side::Upstream(_))
-            | Act::Closed(_)
-            | Act::Tls(..) => {}
+            // An upstream says and ends by itself.
+            Act::UpstreamSays(..) | Act::Eof(Side::Upstream(_)) | Act::Reset(Side::Upstream(_)) => {
+            }
+            // What only the unbroken play can ask for.
+            Act::UpstreamHears(..) | Act::Dial(_) | Act::Closed(_) | Act::Tls(..) => return Ok(()),
         }
         self.let_act().await
     }
@@ -200,6 +200,7 @@ impl Actors<'_> {
                 script: own.map(|(place, _)| place).collect(),
                 next: 0,
                 heard: 0,
+                checked: 0,
                 is_lost: false,
             });
             self.run.commands.push(Vec::new());
@@ -238,21 +239,17 @@ impl Actors<'_> {
     }
 
     /// Nothing is changed before a whole QUIT has been read.
-    fn only_quit_changes(&self) -> Result<(), String> {
-        for (number, commands) in self.run.commands.iter().enumerate() {
-            let mut lines = commands.split_inclusive(|octet| *octet == b'\n');
-            let Some(change) = lines.find(|line| is_change(line)) else {
-                continue;
-            };
-            let client = &self.stage.clients[self.run.dialled_by[number]];
-            let has_quit = client
-                .wire
-                .delivered()
-                .split_inclusive(|octet| *octet == b'\n')
-                .any(|line| line.ends_with(b"\n") && is_quit(line));
-            if !has_quit {
-                let change = change.escape_ascii();
-                return Err(format!("without QUIT, the upstream hears {change}"));
+    fn only_quit_changes(&mut self) -> Result<(), String> {
+        for (number, upstream) in self.upstreams.iter_mut().enumerate() {
+            let unchecked = &self.run.commands[number][upstream.checked..];
+            let lines = unchecked.split_inclusive(|octet| *octet == b'\n');
+            for line in lines.filter(|line| line.ends_with(b"\n")) {
+                upstream.checked += line.len();
+                let client = self.run.dialled_by[number];
+                if is_change(line) && !has_quit(&self.stage.clients[client].wire.delivered()) {
+                    let change = line.escape_ascii();
+                    return Err(format!("without QUIT, the upstream hears {change}"));
+                }
             }
         }
         Ok(())
@@ -264,7 +261,8 @@ impl Actors<'_> {
             self.wait_for_replies(number).await?;
         }
         for client in &self.stage.clients {
-            self.run.closed.push(client.wire.is_closed_by_popgate());
+            let is_closed = client.wire.is_closed_by_popgate() || client.wire.is_broken();
+            self.run.closed.push(is_closed);
             client.wire.end();
         }
         for number in 0..self.stage.clients.len() {
@@ -322,14 +320,24 @@ fn is_cued(transcript: &Transcript, place: usize, cues: usize) -> bool {
 
 /// Whether a line changes anything in a mailbox.
 pub(crate) fn is_change(line: &[u8]) -> bool {
-    [" UID STORE ", " UID MOVE ", " UID COPY ", " UID EXPUNGE "]
-        .iter()
-        .any(|command| memchr::memmem::find(line, command.as_bytes()).is_some())
-        || memchr::memmem::find(line, b" EXPUNGE\r\n").is_some()
-        || memchr::memmem::find(line, b" CLOSE\r\n").is_some()
-        || memchr::memmem::find(line, b" CREATE ").is_some()
+    let mut words = line.trim_ascii().split(|octet| *octet == b' ').skip(1);
+    let command = match words.next() {
+        Some(b"UID") => words.next(),
+        command => command,
+    };
+    let changing = [
+        &b"STORE"[..],
+        b"MOVE",
+        b"COPY",
+        b"EXPUNGE",
+        b"CLOSE",
+        b"CREATE",
+    ];
+    command.is_some_and(|command| changing.contains(&command))
 }
 
-fn is_quit(line: &[u8]) -> bool {
-    line.trim_ascii().eq_ignore_ascii_case(b"QUIT")
+fn has_quit(said: &[u8]) -> bool {
+    said.split_inclusive(|octet| *octet == b'\n')
+        .filter(|line| line.ends_with(b"\n"))
+        .any(|line| line.trim_ascii().eq_ignore_ascii_case(b"QUIT"))
 }

@@ -130,6 +130,20 @@ impl Transcript {
         Ok(parser.transcript)
     }
 
+    /// Whether it matters what popgate knows of its upstreams from earlier connections.
+    pub(crate) fn asks_for_capabilities(&self) -> bool {
+        let asks = |said: &[u8]| {
+            let said = String::from_utf8_lossy(said).to_uppercase();
+            ["CAPA", "AUTH", "UTF8"]
+                .iter()
+                .any(|verb| said.contains(verb))
+        };
+        self.steps.iter().any(|step| match &step.act {
+            Act::ClientSays(said) => asks(said),
+            act => *act == Act::GetToKnow,
+        })
+    }
+
     /// Whether the octets on some leg are those of TLS.
     pub(crate) fn has_tls(&self) -> bool {
         let is_tls = |step: &Step| matches!(step.act, Act::Tls(..));

@@ -111,7 +111,10 @@ pub(crate) fn shown(octets: &[u8]) -> String {
 
 /// Two texts that differ, from a little before where they do.
 pub(crate) fn difference(expected: &[u8], found: &[u8]) -> (String, String) {
-    let same = expected.iter().zip(found).take_while(|(one, other)| one == other);
+    let same = expected
+        .iter()
+        .zip(found)
+        .take_while(|(one, other)| one == other);
     let same = &expected[..same.count()];
     let line_starts = memchr::memrchr_iter(b'\n', same).map(|newline| newline + 1);
     let start = line_starts.take(4).last().unwrap_or(0);

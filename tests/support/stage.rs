@@ -5,9 +5,11 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use popgate::account::Accounts;
 use popgate::config::{Config, Endpoint, EndpointSecurity, Flags};
 use popgate::line_stream::{ByteStream, LineStream};
 use popgate::session::{Client, Gateway, pop3};
+use popgate::state::Memory;
 use popgate::upstream::{Dial, Dialling};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -18,6 +20,15 @@ use super::script::{Dialled, Transcript};
 use super::tls::CERTIFICATES;
 use super::wire::{Fault, Wire, wire};
 
+/// What a transcript asks for, read once and set up as often as it is played.
+pub(crate) struct Scenery<'a> {
+    pub(crate) transcript: &'a Transcript,
+    config: Config,
+    dialer: Arc<Dialer>,
+    model: Arc<Gateway>,
+}
+
+/// One set-up.
 pub(crate) struct Stage {
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) clients: Vec<ClientLeg>,
@@ -63,28 +74,70 @@ impl Faults {
     }
 }
 
-impl Stage {
-    pub(crate) fn set(transcript: &Transcript, faults: Faults) -> Self {
+impl<'a> Scenery<'a> {
+    pub(crate) fn of(transcript: &'a Transcript) -> Self {
         let config = config(transcript);
-        let activity = Arc::new(Notify::new());
         let dialer = Arc::new(Dialer {
             outcomes: transcript.dials.clone(),
-            faults,
-            activity: activity.clone(),
-            dialled: Mutex::default(),
+            play: Mutex::new(DialerPlay::new(Faults::NONE)),
         });
-        let gateway = popgate::gateway(&config, dialer.clone(), CancellationToken::new());
+        let model = popgate::gateway(&config, dialer.clone(), CancellationToken::new());
         Self {
-            gateway: gateway.expect("a gateway"),
-            clients: Vec::new(),
-            activity,
+            transcript,
+            config,
             dialer,
+            model: model.expect("a gateway"),
         }
     }
 
+    /// A gateway as popgate itself makes it.
+    pub(crate) fn set(&self, faults: Faults) -> Stage {
+        let draining = CancellationToken::new();
+        let gateway = popgate::gateway(&self.config, self.dialer.clone(), draining);
+        self.stage(gateway.expect("a gateway"), faults)
+    }
+
+    /// The same with metrics and TLS set-ups of an earlier one, which would take most of the time of
+    /// a sweep. What earlier plays taught the upstreams must not matter then.
+    pub(crate) fn reset(&self, faults: Faults) -> Stage {
+        if self.transcript.asks_for_capabilities() {
+            return self.set(faults);
+        }
+        let upstreams = self.model.accounts.upstreams().cloned();
+        let limits = &self.config.limits;
+        let gateway = Gateway {
+            accounts: Accounts::new(
+                self.config.routes.clone(),
+                upstreams,
+                limits.upstream_connections_per_account,
+            ),
+            memory: Memory::default(),
+            metrics: self.model.metrics.clone(),
+            timeouts: self.model.timeouts.clone(),
+            cleartext_login: self.model.cleartext_login.clone(),
+            tls: self.model.tls.clone(),
+            client_workarounds: self.model.client_workarounds.clone(),
+            draining: CancellationToken::new(),
+            drained: CancellationToken::new(),
+        };
+        self.stage(Arc::new(gateway), faults)
+    }
+
+    fn stage(&self, gateway: Arc<Gateway>, faults: Faults) -> Stage {
+        *self.dialer.play() = DialerPlay::new(faults);
+        Stage {
+            gateway,
+            clients: Vec::new(),
+            activity: self.dialer.play().activity.clone(),
+            dialer: self.dialer.clone(),
+        }
+    }
+}
+
+impl Stage {
     /// The next client connects.
     pub(crate) fn connect(&mut self, transcript: &Transcript) {
-        let fault = self.dialer.faults.on_client(self.clients.len());
+        let fault = self.dialer.play().faults.on_client(self.clients.len());
         let (wire, end) = wire(fault, self.activity.clone());
         let gateway = self.gateway.clone();
         let client = Client {
@@ -111,11 +164,7 @@ impl Stage {
 
     /// The connections that popgate has asked for so far; `None` where there is none.
     pub(crate) fn dials(&self) -> Vec<Option<Wire>> {
-        self.dialer.dialled().clone()
-    }
-
-    pub(crate) fn dial(&self, number: usize) -> Option<Wire> {
-        self.dialer.dialled().get(number).cloned().flatten()
+        self.dialer.play().dialled.clone()
     }
 
     /// Lets popgate do all that it can do without time passing.
@@ -128,34 +177,49 @@ impl Stage {
 /// Hands out wires as the transcript says.
 struct Dialer {
     outcomes: Vec<Dialled>,
+    play: Mutex<DialerPlay>,
+}
+
+/// What is of one play only.
+struct DialerPlay {
     faults: Faults,
     activity: Arc<Notify>,
-    dialled: Mutex<Vec<Option<Wire>>>,
+    dialled: Vec<Option<Wire>>,
+}
+
+impl DialerPlay {
+    fn new(faults: Faults) -> Self {
+        Self {
+            faults,
+            activity: Arc::new(Notify::new()),
+            dialled: Vec::new(),
+        }
+    }
 }
 
 impl Dialer {
-    fn dialled(&self) -> MutexGuard<'_, Vec<Option<Wire>>> {
-        self.dialled.lock().unwrap_or_else(PoisonError::into_inner)
+    fn play(&self) -> MutexGuard<'_, DialerPlay> {
+        self.play.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Dial for Dialer {
     fn dial<'a>(&'a self, _: &'a Endpoint, _: Duration) -> Dialling<'a> {
-        let mut dialled = self.dialled();
-        let number = dialled.len();
-        let outcome = self.outcomes.get(number).copied();
-        self.activity.notify_one();
-        if matches!(outcome, Some(Dialled::Refused | Dialled::Silent)) {
-            dialled.push(None);
-        }
-        match outcome {
-            Some(Dialled::Silent) => Box::pin(std::future::pending()),
+        let mut play = self.play();
+        let number = play.dialled.len();
+        play.activity.notify_one();
+        match self.outcomes.get(number) {
+            Some(Dialled::Silent) => {
+                play.dialled.push(None);
+                Box::pin(std::future::pending())
+            }
             Some(Dialled::Refused) => {
+                play.dialled.push(None);
                 Box::pin(async { Err(io::ErrorKind::ConnectionRefused.into()) })
             }
             Some(Dialled::Accepted) | None => {
-                let (wire, end) = wire(self.faults.on_dial(number), self.activity.clone());
-                dialled.push(Some(wire));
+                let (wire, end) = wire(play.faults.on_dial(number), play.activity.clone());
+                play.dialled.push(Some(wire));
                 let end: Box<dyn ByteStream> = Box::new(end);
                 Box::pin(async { Ok(end) })
             }
@@ -173,7 +237,7 @@ fn config(transcript: &Transcript) -> Config {
         let name = "POPGATE__UPSTREAM__DEFAULT__IMAP";
         variables.push((name.to_owned(), "imap://127.0.0.1".to_owned()));
     }
-    for (name, value) in &mut variables {
+    for (_, value) in &mut variables {
         *value = value
             .replace("$AUTHORITY", &CERTIFICATES.authority.display().to_string())
             .replace(
@@ -184,7 +248,6 @@ fn config(transcript: &Transcript) -> Config {
                 "$PRIVATE_KEY",
                 &CERTIFICATES.private_key.display().to_string(),
             );
-        debug_assert!(name.starts_with("POPGATE__"));
     }
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("popgate.toml");
