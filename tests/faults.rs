@@ -14,13 +14,13 @@
 
 mod support;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use support::actors::{Run, is_change, run};
 use support::pop3_client::{Reply, replies};
-use support::script::{Act, Dialled, Transcript};
+use support::script::{Act, Transcript};
 use support::spelling::{difference, shown};
 use support::stage::{Faults, Scenery};
 use support::wire::Fault;
@@ -70,7 +70,7 @@ struct Sweep {
     upstream_octets: AtomicUsize,
     client_octets: AtomicUsize,
     /// Scenes that some transcript has been swept with: once is enough.
-    scenes: Mutex<HashSet<String>>,
+    scenes: Mutex<HashSet<(Leg, String)>>,
     failures: Mutex<Vec<String>>,
 }
 
@@ -95,11 +95,12 @@ impl Sweep {
         let scenery = Scenery::of(transcript);
         let sound = run(&scenery, Faults::NONE).await?;
         is_as_written(transcript, &sound)?;
-        for faults in trickles() {
+        let trickles = trickles().into_iter().filter(|_| !transcript.in_one_piece);
+        for faults in trickles {
             let trickled = run(&scenery, faults).await?;
             same(&sound, &trickled).map_err(|error| format!("{faults:?}: {error}"))?;
         }
-        for (dial, octets) in self.upstream_places(transcript) {
+        for (dial, octets) in self.places(transcript, Leg::Upstream) {
             for fault in [Fault::Cut(octets), Fault::Stall(octets)] {
                 let faults = Faults {
                     dial: Some((dial, fault)),
@@ -109,7 +110,7 @@ impl Sweep {
             }
             self.upstream_octets.fetch_add(1, Ordering::Relaxed);
         }
-        for (client, octets) in client_places(transcript) {
+        for (client, octets) in self.places(transcript, Leg::Client) {
             for fault in [Fault::Cut(octets), Fault::Reset(octets)] {
                 let faults = Faults {
                     client: Some((client, fault)),
@@ -122,29 +123,39 @@ impl Sweep {
         Ok(())
     }
 
-    /// Where connections to the upstream are to break: at every octet that no other transcript has
-    /// been broken at in just the same scene.
-    fn upstream_places(&self, transcript: &Transcript) -> Vec<(usize, usize)> {
-        let mut sent = vec![0; transcript.dials.len()];
+    /// Where connections are to break: at every octet that no other transcript has been broken at in
+    /// just the same scene.
+    fn places(&self, transcript: &Transcript, leg: Leg) -> Vec<(usize, usize)> {
+        let mut sent: HashMap<usize, usize> = HashMap::new();
         let mut places = Vec::new();
-        let mut scenes = self.scenes.lock().expect("no panic");
         let mut new_here = HashSet::new();
+        let mut scenes = self.scenes.lock().expect("no panic");
         for step in &transcript.steps {
-            let Act::UpstreamSays(dial, octets) = &step.act else {
-                continue;
+            let (connection, octets) = match (&step.act, leg) {
+                (Act::UpstreamSays(dial, octets), Leg::Upstream) => (*dial, octets),
+                (Act::ClientSays(octets), Leg::Client) => (step.client, octets),
+                _ => continue,
             };
-            let start = sent[*dial];
-            sent[*dial] += octets.len();
+            let sent = sent.entry(connection).or_default();
+            let start = *sent;
+            *sent += octets.len();
             let is_new = step.scene.as_ref().is_none_or(|scene| {
-                new_here.contains(scene)
-                    || (scenes.insert(scene.clone()) && new_here.insert(scene.clone()))
+                let scene = (leg, scene.clone());
+                new_here.contains(&scene)
+                    || (scenes.insert(scene.clone()) && new_here.insert(scene))
             });
-            if is_new && transcript.dials[*dial] == Dialled::Accepted {
-                places.extend(selection(start, octets.len()).map(|octets| (*dial, octets)));
+            if is_new {
+                places.extend(selection(start, octets.len()).map(|octets| (connection, octets)));
             }
         }
         places
     }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Leg {
+    Client,
+    Upstream,
 }
 
 /// All places within a piece of a connection, or a selection of those of a long one.
@@ -156,19 +167,6 @@ fn selection(start: usize, length: usize) -> impl Iterator<Item = usize> {
             length <= OCTETS_ALL || is_near_an_end(*place) || place.is_multiple_of(stride)
         })
         .map(move |place| start + place)
-}
-
-fn client_places(transcript: &Transcript) -> Vec<(usize, usize)> {
-    let mut sent = vec![0; transcript.clients];
-    let mut places = Vec::new();
-    for step in &transcript.steps {
-        if let Act::ClientSays(octets) = &step.act {
-            let start = sent[step.client];
-            sent[step.client] += octets.len();
-            places.extend(selection(start, octets.len()).map(|octets| (step.client, octets)));
-        }
-    }
-    places
 }
 
 fn trickles() -> [Faults; 2] {

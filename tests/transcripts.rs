@@ -78,6 +78,8 @@ impl Play<'_> {
                 self.hear(Side::Upstream(*dial), step.client, expected)?;
             }
             Act::Dial(number) => self.expect_dial(*number)?,
+            // Whoever begins a handshake has begun it by now.
+            Act::Tls(side, handshake) => self.shake_hands(*side, *handshake, step.client).await?,
             Act::Closed(side) => {
                 self.expect_quiet()?;
                 if !self.leg(*side, step.client)?.wire.is_closed_by_popgate() {
@@ -114,8 +116,11 @@ impl Play<'_> {
                 .limit_room(*octets),
             Act::Drain => self.stage.gateway.draining.cancel(),
             Act::Drained => self.stage.gateway.drained.cancel(),
-            Act::Tls(side, handshake) => self.shake_hands(*side, *handshake, step.client).await?,
-            Act::ClientHears(_) | Act::UpstreamHears(..) | Act::Dial(_) | Act::Closed(_) => {}
+            Act::ClientHears(_)
+            | Act::UpstreamHears(..)
+            | Act::Dial(_)
+            | Act::Closed(_)
+            | Act::Tls(..) => {}
         }
         Ok(())
     }
@@ -189,15 +194,21 @@ impl Play<'_> {
         handshake: Handshake,
         client: usize,
     ) -> Result<(), String> {
-        self.leg(side, client)?.tls = Some(match side {
+        let leg = self.leg(side, client)?;
+        let mut tls = match side {
             Side::Client => Tls::as_client(),
             Side::Upstream(_) => Tls::as_server(),
-        });
+        };
+        let first_flight = std::mem::take(&mut leg.heard);
+        let mut result = tls
+            .take(&leg.wire, &first_flight)
+            .map(drop)
+            .map_err(|error| error.to_string());
+        leg.tls = Some(tls);
         // A handshake is two flights; a few more do no harm.
-        let mut result = Ok(());
         for _ in 0..6 {
-            result = result.and(self.leg(side, client)?.listen());
             self.stage.settle().await;
+            result = result.and(self.leg(side, client)?.listen());
         }
         let is_done = match &self.leg(side, client)?.tls {
             Some(tls) => result.is_ok() && !tls.is_handshaking(),
@@ -206,7 +217,9 @@ impl Play<'_> {
         match (is_done, handshake) {
             (true, Handshake::Succeeds) => Ok(()),
             (false, Handshake::Fails) => {
-                self.leg(side, client)?.tls = None;
+                let leg = self.leg(side, client)?;
+                leg.tls = None;
+                leg.heard.clear();
                 Ok(())
             }
             (true, Handshake::Fails) => Err("the handshake has succeeded".to_owned()),
@@ -249,9 +262,12 @@ impl Leg {
     }
 
     fn listen(&mut self) -> Result<(), String> {
+        let octets = self.wire.take();
         let octets = match &mut self.tls {
-            Some(tls) => tls.take(&self.wire).map_err(|error| error.to_string())?,
-            None => self.wire.take(),
+            Some(tls) => tls
+                .take(&self.wire, &octets)
+                .map_err(|error| error.to_string())?,
+            None => octets,
         };
         self.heard.extend(octets);
         Ok(())

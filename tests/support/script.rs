@@ -10,6 +10,7 @@
 //! address 192.0.2.7               where the clients come from; 127.0.0.1 if not said
 //! secure                          the clients came in by implicit TLS
 //! without tls                     TLS towards the upstream is left out, to be able to read along
+//! in one piece                    what is sent at once must come at once: trickled it means other things
 //!
 //! C: STAT                         a client says
 //! S: +OK 1 120                    a client hears; (…) is the session's reference
@@ -54,6 +55,7 @@ pub(crate) struct Transcript {
     pub(crate) address: IpAddr,
     pub(crate) secure: bool,
     pub(crate) without_tls: bool,
+    pub(crate) in_one_piece: bool,
     pub(crate) steps: Vec<Step>,
     pub(crate) clients: usize,
     /// What comes of each connection that popgate opens.
@@ -210,6 +212,7 @@ impl Parser {
                 address: Ipv4Addr::LOCALHOST.into(),
                 secure: false,
                 without_tls: false,
+                in_one_piece: false,
                 steps: Vec::new(),
                 clients: 0,
                 dials: Vec::new(),
@@ -263,6 +266,7 @@ impl Parser {
             match text {
                 "secure" => self.transcript.secure = true,
                 "without tls" => self.transcript.without_tls = true,
+                "in one piece" => self.transcript.in_one_piece = true,
                 _ => return Ok(false),
             }
         }

@@ -93,9 +93,8 @@ impl Tls {
     }
 
     /// Takes what came and sends what that calls for; the plain octets, or why there are none.
-    pub(crate) fn take(&mut self, wire: &Wire) -> Result<Vec<u8>, rustls::Error> {
-        let octets = wire.take();
-        let mut unread = octets.as_slice();
+    pub(crate) fn take(&mut self, wire: &Wire, octets: &[u8]) -> Result<Vec<u8>, rustls::Error> {
+        let mut unread = octets;
         let mut plain = Vec::new();
         let mut result = Ok(());
         while result.is_ok() && !unread.is_empty() {
