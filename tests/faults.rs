@@ -5,8 +5,9 @@
 //! hold:
 //!
 //! 1. Nobody waits for ever, and nothing panics.
-//! 2. A multi-line reply is what it would have been, or it is not terminated.
-//! 3. `+OK` to QUIT only after every change was confirmed.
+//! 2. A multi-line reply is what it would have been, or it is not terminated; a message is terminated
+//!    only after the upstream's last word on it.
+//! 3. `+OK` to QUIT only after every change was confirmed, and so was the look at what is left.
 //! 4. No change without a complete QUIT.
 //! 5. Trickling changes nothing at all.
 //!
@@ -18,7 +19,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use support::actors::{Run, is_change, run};
+use support::actors::{Run, run};
 use support::pop3_client::{Reply, replies};
 use support::script::{Act, Transcript};
 use support::spelling::{difference, shown};
@@ -232,6 +233,7 @@ async fn check(scenery: &Scenery<'_>, sound: &Run, faults: Faults) -> Result<(),
     let broken = run(scenery, faults).await;
     let result = broken.and_then(|broken| {
         multi_line_replies_are_whole(sound, &broken, faults)?;
+        terminators_are_earned(&broken)?;
         quit_is_true(sound, &broken)
     });
     result.map_err(|error| format!("{faults:?}: {error}"))
@@ -269,6 +271,29 @@ fn multi_line_replies_are_whole(sound: &Run, broken: &Run, faults: Faults) -> Re
     Ok(())
 }
 
+/// The other half of property 2: an upstream may take a body back with its last word.
+fn terminators_are_earned(broken: &Run) -> Result<(), String> {
+    let is_body = |line: &&[u8]| memchr::memmem::find(line, b"BODY.PEEK[]").is_some();
+    let mut bodies = 0;
+    for (commands, answers) in broken.commands.iter().zip(&broken.answered) {
+        let confirmed = confirmed(answers);
+        let fetches = commands.split(|octet| *octet == b'\n').filter(is_body);
+        let tags = fetches.filter_map(|line| line.split(|octet| *octet == b' ').next());
+        bodies += tags.filter(|tag| confirmed.contains(tag)).count();
+    }
+    let heard = broken.said.iter().zip(&broken.heard);
+    let terminated = heard
+        .flat_map(|(said, heard)| replies(said, heard))
+        .filter(|reply| matches!(reply.verb.as_str(), "RETR" | "TOP") && reply.is_ok())
+        .count();
+    match terminated <= bodies {
+        true => Ok(()),
+        false => Err(format!(
+            "{terminated} messages are terminated, {bodies} confirmed"
+        )),
+    }
+}
+
 /// Property 3.
 fn quit_is_true(sound: &Run, broken: &Run) -> Result<(), String> {
     for client in 0..broken.heard.len() {
@@ -286,8 +311,9 @@ fn quit_is_true(sound: &Run, broken: &Run) -> Result<(), String> {
                 &broken.commands[dial],
             )?;
             let confirmed = confirmed(&broken.answered[dial]);
-            let mut changes = changes(&sound.commands[dial], &sound.answered[dial]);
-            if let Some(tag) = changes.find(|tag| !confirmed.contains(tag)) {
+            // Commands that change, and those that look whether it was done.
+            let mut expected = self::confirmed(&sound.answered[dial]).into_iter();
+            if let Some(tag) = expected.find(|tag| !confirmed.contains(tag)) {
                 let tag = tag.escape_ascii();
                 return Err(format!("+OK to QUIT, and {tag} was not confirmed"));
             }
@@ -310,26 +336,15 @@ fn marks_are_applied(found: &[Reply]) -> bool {
     false
 }
 
-/// The tags of commands that changed something which QUIT promises, when nothing was broken.
-fn changes<'a>(commands: &'a [u8], answers: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-    let confirmed = confirmed(answers);
-    let is_promised =
-        |line: &&[u8]| is_change(line) && memchr::memmem::find(line, b"(\\Seen)").is_none();
-    commands
-        .split(|octet| *octet == b'\n')
-        .filter(is_promised)
-        .filter_map(|line| line.split(|octet| *octet == b' ').next())
-        .filter(move |tag| confirmed.contains(tag))
-}
-
 /// The tags of commands of which popgate has read the whole OK.
 fn confirmed(answers: &[u8]) -> HashSet<&[u8]> {
     answers
         .split_inclusive(|octet| *octet == b'\n')
         .filter(|line| line.ends_with(b"\n"))
         .filter_map(|line| {
-            let place = memchr::memmem::find(line, b" OK ")?;
-            Some(&line[..place])
+            let mut words = line.trim_ascii_end().split(|octet| *octet == b' ');
+            let tag = words.next()?;
+            words.next()?.eq_ignore_ascii_case(b"OK").then_some(tag)
         })
         .collect()
 }
