@@ -1,5 +1,6 @@
 //! popgate.
 
 pub mod config;
+pub mod demo;
 pub mod maildrop;
 pub mod secret;
