@@ -45,6 +45,7 @@
 pub mod account;
 pub mod admin;
 pub mod config;
+pub mod demo;
 pub mod failure;
 pub mod imap;
 pub mod line_stream;
@@ -191,19 +192,5 @@ async fn get_to_know(upstream: Arc<Upstream>) {
         Err(failure) => {
             warn!(upstream = %name, %failure, "upstream not reached; clients will be told to try again")
         }
-    }
-}
-
-/// Stands in for the sample upstream.
-pub mod demo {
-    /// Nothing yet.
-    ///
-    /// # Errors
-    /// Always.
-    pub async fn run(
-        _port_base: u16,
-        _shutdown: tokio_util::sync::CancellationToken,
-    ) -> std::io::Result<()> {
-        Err(std::io::Error::other("the demo is not there yet"))
     }
 }
