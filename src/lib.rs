@@ -190,7 +190,7 @@ async fn get_to_know(upstream: Arc<Upstream>) {
             info!(upstream = %name, capabilities = names.unwrap_or_default(), "upstream reached");
         }
         Err(failure) => {
-            warn!(upstream = %name, %failure, "upstream not reached; clients will be told to try again")
+            warn!(upstream = %name, %failure, "upstream not reached; clients will be told to try again");
         }
     }
 }

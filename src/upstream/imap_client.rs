@@ -36,8 +36,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5 * 60);
 /// Octets of the upstream's text that go into a log line.
 const QUOTED_OCTETS_MAX: usize = 200;
 
-/// Mailboxes that a LIST may return; more are ignored.
-const MAILBOXES_MAX: usize = 10_000;
+/// Octets of the names that a LIST may return; what exceeds them is ignored.
+const MAILBOX_NAMES_OCTETS_MAX: usize = 1024 * 1024;
+
+/// Messages that a maildrop may have; mpop, for one, takes no more.
+const MESSAGES_MAX: u32 = 1_000_000;
 
 /// One connection to an IMAP server. Dropping it closes the connection at once.
 pub struct ImapClient {
@@ -373,22 +376,44 @@ impl ImapClient {
         })
     }
 
-    /// UID, size and flags of every message, one response each.
+    /// UID, size and flags of every message of a selected mailbox, one response each, and some more
+    /// where flags change meanwhile.
     ///
     /// # Errors
-    /// When the upstream refuses or is lost; what came before is not to be trusted then.
+    /// When there are too many messages, the upstream refuses or is lost; what came before is not to
+    /// be trusted then.
     pub async fn list_messages(
         &mut self,
+        selected: &Selected,
         identity: ListingIdentity,
         mut each: impl FnMut(Fetch),
     ) -> Result<(), Failure> {
+        // `1:*` names the last message even of an empty mailbox.
+        if selected.exists == 0 {
+            return Ok(());
+        }
+        if selected.exists > MESSAGES_MAX {
+            return Err(FailureKind::Misconfigured.because(format!(
+                "the folder has {} messages; a maildrop may have {MESSAGES_MAX}",
+                selected.exists
+            )));
+        }
+        // An upstream that repeats itself without end must not fill our memory.
+        let responses_max = 2 * selected.exists + 1000;
+        let mut responses = 0;
         let status = self
             .run(Command::fetch_listing(identity), |untagged| {
                 if let Untagged::Fetch(fetch) = untagged {
-                    each(*fetch);
+                    responses += 1;
+                    if responses <= responses_max {
+                        each(*fetch);
+                    }
                 }
             })
             .await?;
+        if responses > responses_max {
+            return Err(Garbled("far more FETCH responses than messages").into());
+        }
         self.expect_ok(CommandName::FetchListing, status)
     }
 
@@ -563,12 +588,16 @@ impl ImapClient {
             listed: Vec::new(),
             personal_prefix: Vec::new(),
         };
+        let mut octets = 0;
         let status = self
-            .run(Command::list(variant), |untagged| match untagged {
-                Untagged::List(listed) if folders.listed.len() < MAILBOXES_MAX => {
-                    folders.listed.push(listed);
+            .run(Command::list(variant), |untagged| {
+                if let Untagged::List(listed) = untagged {
+                    // A name costs some memory even when it is empty.
+                    octets += listed.name.len() + size_of::<Listed>();
+                    if octets <= MAILBOX_NAMES_OCTETS_MAX {
+                        folders.listed.push(listed);
+                    }
                 }
-                _ => {}
             })
             .await?;
         self.expect_ok(CommandName::List, status)?;

@@ -301,20 +301,17 @@ async fn list(
     let identity = identity_for(format, imap)?;
     let mut builder = ListingBuilder::default();
     let mut identities = Identities::new();
-    // `1:*` names the last message even of an empty mailbox.
-    if selected.exists > 0 {
-        imap.list_messages(identity, |fetch| {
-            let Some(uid) = fetch.uid else {
-                return; // Flags that somebody changed just now, by sequence number.
-            };
-            let hidden = fetch.flags.map(|flags| flags.deleted || flags.hidden);
-            builder.add(uid, fetch.octets, hidden);
-            if let Some(name) = upstream_name(format, fetch) {
-                identities.insert(uid, name);
-            }
-        })
-        .await?;
-    }
+    imap.list_messages(selected, identity, |fetch| {
+        let Some(uid) = fetch.uid else {
+            return; // Flags that somebody changed just now, by sequence number.
+        };
+        let hidden = fetch.flags.map(|flags| flags.deleted || flags.hidden);
+        builder.add(uid, fetch.octets, hidden);
+        if let Some(name) = upstream_name(format, fetch) {
+            identities.insert(uid, name);
+        }
+    })
+    .await?;
     let remembered = gateway.memory.remembered(key, selected.validity);
     let listing = builder.build(&remembered.octets, &remembered.hidden);
     let unique_ids = match identity {

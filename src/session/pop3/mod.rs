@@ -17,7 +17,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::maildrop::Maildrop;
 use crate::metrics::OpenGuard;
 use crate::pop3::command::{CommandName, Mistake};
-use crate::pop3::reply;
+use crate::pop3::reply::{self, ResponseCode};
 use crate::upstream::{ImapClient, Selected};
 
 /// Commands that were none, or came out of place, after which a client is cut off.
@@ -111,7 +111,9 @@ async fn last_words(client: &mut Client, end: &SessionEnd, record: &Record) {
     match end {
         SessionEnd::Upstream(failure) => failure.kind.reply(out, record.id),
         SessionEnd::ShuttingDown => FailureKind::ShuttingDown.reply(out, record.id),
-        SessionEnd::LoginTimeout => reply::err(out, "the login took too long"),
+        SessionEnd::LoginTimeout => {
+            reply::err_with(out, ResponseCode::SysTemp, "the login took too long");
+        }
         SessionEnd::ClientIdle => reply::err(out, "idle for too long"),
         SessionEnd::LineTooLong => reply::err(out, "that line is too long"),
         SessionEnd::TooManyMistakes => reply::err(out, "too many mistakes"),
