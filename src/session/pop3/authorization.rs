@@ -1,7 +1,7 @@
 //! The AUTHORIZATION state (RFC 1939 §4, RFC 5034, RFC 2595): from greeting to an open maildrop.
 
 use tokio::time::Instant;
-use tracing::info;
+use tracing::debug;
 
 use super::{LoggedIn, Record, capa, mechanisms};
 use crate::account::MailboxKey;
@@ -271,7 +271,7 @@ async fn open_maildrop(
     }
     let selected = imap.select(&imap.mailbox(&settings.folder)).await?;
     let maildrop = list(&mut imap, &selected, settings.unique_id, gateway, &key).await?;
-    info!(
+    debug!(
         session = %record.id,
         login = record.login.as_deref().unwrap_or_default(),
         upstream = %key.upstream,
