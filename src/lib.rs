@@ -63,7 +63,9 @@ pub mod upstream;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -74,6 +76,9 @@ use crate::server::Listener;
 use crate::session::{Gateway, SessionEnd};
 use crate::state::Memory;
 use crate::upstream::{Dial, TcpDialer, Upstream};
+
+/// Pause between two attempts to get to know an upstream that cannot be reached.
+const ACQUAINTANCE_PAUSE_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// Runs the gateway until `shutdown` is cancelled and the sessions have ended.
 ///
@@ -97,7 +102,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> io::Result<()> 
         info!(address = %listener.address()?, "listening for POP3");
     }
     for upstream in gateway.accounts.upstreams() {
-        tokio::spawn(get_to_know(upstream.clone()));
+        tokio::spawn(get_to_know(upstream.clone(), gateway.draining.clone()));
     }
     // Readiness is told until the last session has ended.
     let ended = CancellationToken::new();
@@ -178,19 +183,27 @@ pub fn gateway(
     }))
 }
 
-/// Asks an upstream once what it can do, so that the first client is offered all of it, and the
-/// operator reads at once whether it can be reached.
-async fn get_to_know(upstream: Arc<Upstream>) {
+/// Asks an upstream what it can do, until it has told, so that the first client is offered all of it,
+/// and the operator reads at once whether it can be reached.
+async fn get_to_know(upstream: Arc<Upstream>, draining: CancellationToken) {
     let name = upstream.settings().name.clone();
-    match upstream.connect().await {
-        Ok(mut client) => {
-            let capabilities = client.known_capabilities().await;
-            client.logout().await;
-            let names = capabilities.map(|can| can.names().collect::<Vec<_>>().join(" "));
-            info!(upstream = %name, capabilities = names.unwrap_or_default(), "upstream reached");
+    let mut pause = Duration::from_secs(1);
+    loop {
+        match upstream.connect().await {
+            Ok(mut client) => {
+                let capabilities = client.known_capabilities().await;
+                client.logout().await;
+                let names = capabilities.map(|can| can.names().collect::<Vec<_>>().join(" "));
+                info!(upstream = %name, capabilities = names.unwrap_or_default(), "upstream reached");
+                return;
+            }
+            Err(failure) => {
+                warn!(upstream = %name, %failure, "upstream not reached; clients are told to try again");
+            }
         }
-        Err(failure) => {
-            warn!(upstream = %name, %failure, "upstream not reached; clients will be told to try again");
+        tokio::select! {
+            () = sleep(pause) => pause = (2 * pause).min(ACQUAINTANCE_PAUSE_MAX),
+            () = draining.cancelled() => return,
         }
     }
 }

@@ -97,7 +97,7 @@ pub enum ClientWorkaround {
     OeNsEoh,
 }
 
-/// PEM files, read again when they change.
+/// PEM files.
 #[derive(Debug, Clone)]
 pub struct CertificateFiles {
     /// The chain, leaf first.

@@ -407,6 +407,8 @@ pub enum Capability {
     Move,
     /// RFC 6154
     SpecialUse,
+    /// RFC 5258: LIST with options.
+    ListExtended,
     /// The forerunner of SPECIAL-USE.
     XList,
     /// RFC 2971
@@ -444,6 +446,7 @@ const CAPABILITY_NAMES: &[(&str, Capability)] = &[
     ("UIDPLUS", Capability::UidPlus),
     ("MOVE", Capability::Move),
     ("SPECIAL-USE", Capability::SpecialUse),
+    ("LIST-EXTENDED", Capability::ListExtended),
     ("XLIST", Capability::XList),
     ("ID", Capability::Id),
     ("ENABLE", Capability::Enable),
@@ -466,6 +469,7 @@ const REV2_BASE: &[Capability] = &[
     Capability::Enable,
     Capability::ExtendedSearch,
     Capability::SaslIr,
+    Capability::ListExtended,
     Capability::Move,
     Capability::LiteralMinus,
 ];

@@ -187,7 +187,7 @@ mod tests {
     use super::*;
     use crate::imap::ids::UidValidity;
     use proptest::prelude::*;
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     fn n(number: u32) -> MessageNumber {
         MessageNumber::new(number).expect("not 0")
@@ -198,7 +198,7 @@ mod tests {
         for (uid, octets) in messages {
             builder.add(uid, Some(octets.into()), None);
         }
-        builder.build(&Default::default(), &Default::default())
+        builder.build(&BTreeMap::new(), &BTreeSet::new(), &BTreeSet::new())
     }
 
     fn maildrop(sizes: &[Octets]) -> Maildrop {

@@ -46,8 +46,8 @@ pub struct Gateway {
 /// What can be offered to clients before it is known who they are: what every upstream has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offer {
-    /// XOAUTH2 and OAUTHBEARER.
-    pub tokens: bool,
+    /// XOAUTH2 and OAUTHBEARER; `None` while an upstream has not told.
+    pub tokens: Option<bool>,
     /// RFC 6856
     pub utf8: bool,
 }
@@ -56,17 +56,20 @@ impl Gateway {
     /// As far as the upstreams have told by now.
     pub fn offer(&self) -> Offer {
         let every = |can: fn(Capabilities) -> bool| {
-            self.accounts.upstreams().all(|upstream| {
+            let mut told = self.accounts.upstreams().map(|upstream| {
                 let seen = upstream.seen();
-                seen.before_login.is_some_and(can) || seen.after_login.is_some_and(can)
-            })
+                let after_login = seen.after_login.is_some_and(can);
+                seen.before_login
+                    .map(|before_login| can(before_login) || after_login)
+            });
+            told.try_fold(true, |every, can| Some(every && can?))
         };
         Offer {
             tokens: every(|capabilities| {
                 capabilities.has(Capability::AuthXoauth2)
                     || capabilities.has(Capability::AuthOauthBearer)
             }),
-            utf8: every(|capabilities| capabilities.has(Capability::Utf8Accept)),
+            utf8: every(|capabilities| capabilities.has(Capability::Utf8Accept)) == Some(true),
         }
     }
 
@@ -155,6 +158,8 @@ pub enum SessionEnd {
     LoginTimeout,
     /// Too many commands that were none.
     TooManyMistakes,
+    /// The client speaks HTTP.
+    ForeignProtocol,
     /// Too many logins that were refused.
     TooManyLogins,
     /// The TLS handshake failed.
@@ -169,7 +174,7 @@ pub enum SessionEnd {
 
 impl SessionEnd {
     /// All labels of [`SessionEnd::label`], and `quit`.
-    pub const LABELS: [&'static str; 12] = [
+    pub const LABELS: [&'static str; 13] = [
         "quit",
         "client_closed",
         "client_idle",
@@ -177,6 +182,7 @@ impl SessionEnd {
         "line_too_long",
         "login_timeout",
         "too_many_mistakes",
+        "foreign_protocol",
         "too_many_logins",
         "tls_failed",
         "upstream_failed",
@@ -193,6 +199,7 @@ impl SessionEnd {
             Self::LineTooLong => "line_too_long",
             Self::LoginTimeout => "login_timeout",
             Self::TooManyMistakes => "too_many_mistakes",
+            Self::ForeignProtocol => "foreign_protocol",
             Self::TooManyLogins => "too_many_logins",
             Self::TlsFailed(_) => "tls_failed",
             Self::Upstream(_) => "upstream_failed",

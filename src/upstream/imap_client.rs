@@ -11,11 +11,11 @@ use crate::config::Quirks;
 use crate::failure::{Failure, FailureKind};
 use crate::imap::Garbled;
 use crate::imap::command::{
-    Command, CommandName, ListVariant, ListingIdentity, Literals, MailboxName, Section, StoredFlag,
-    UID_SET_OCTETS_MAX,
+    Command, CommandName, FlagChange, ListVariant, ListingIdentity, Literals, MailboxName,
+    SearchedState, Section, StoredFlag,
 };
-use crate::imap::fetch::{BodyHead, BodyPlace, Fetch};
-use crate::imap::framing::{self, Ending, LINE_OCTETS_MAX};
+use crate::imap::fetch::{self, BodyHead, BodyPlace, Fetch};
+use crate::imap::framing::{self, Ending, LINE_OCTETS_MAX, LITERALS_MAX};
 use crate::imap::ids::{Uid, UidSet, UidValidity};
 use crate::imap::response::{
     Capabilities, Capability, Code, Condition, Listed, PermanentFlags, Response, SpecialUse,
@@ -33,8 +33,15 @@ const COMMAND_STALLS_MAX: u32 = 20;
 /// minutes (RFC 3501 §5.4).
 const KEEP_ALIVE: Duration = Duration::from_secs(5 * 60);
 
+/// Time for the last words to an upstream.
+const LOGOUT_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Octets of the upstream's text that go into a log line.
 const QUOTED_OCTETS_MAX: usize = 200;
+
+/// Octets of a body that is held until its UID is known. Of a longer one the UID is checked behind it,
+/// before its terminator is said.
+const UNNAMED_BODY_OCTETS_MAX: u64 = 64 * 1024;
 
 /// Octets of the names that a LIST may return; what exceeds them is ignored.
 const MAILBOX_NAMES_OCTETS_MAX: usize = 1024 * 1024;
@@ -70,7 +77,7 @@ pub struct Selected {
 }
 
 /// The mailboxes of an account.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Folders {
     listed: Vec<Listed>,
     /// Where a new folder would go.
@@ -84,6 +91,18 @@ pub struct Target {
     pub mailbox: MailboxName,
     /// Whether LIST has shown it.
     pub exists: bool,
+}
+
+/// How the answer to a FETCH of a body begins.
+enum BodyStart {
+    /// With the literal, whose octets are next.
+    Streamed(BodyHead),
+    /// With all of it.
+    Held(Vec<u8>),
+    /// There is no such message.
+    Absent,
+    /// NO, BAD, or NIL for a body.
+    Refused(Status),
 }
 
 /// What came in.
@@ -308,6 +327,11 @@ impl ImapClient {
         Ok(())
     }
 
+    /// Whether messages come as they are, with UTF-8 in their headers.
+    pub fn is_utf8(&self) -> bool {
+        self.utf8
+    }
+
     /// A name from the config as this connection spells it.
     pub fn mailbox(&self, name: &str) -> MailboxName {
         let only_rev2 = self.has(Capability::Imap4Rev2) && !self.has(Capability::Imap4Rev1);
@@ -428,11 +452,51 @@ impl ImapClient {
     ) -> Result<Option<LiteralReader<'_>>, Failure> {
         let started = Instant::now();
         let tag = self.send(&Command::fetch_body(uid, section)).await?;
+        let status = match self.body_start(tag, uid, section).await? {
+            BodyStart::Streamed(head) => {
+                return Ok(Some(LiteralReader::streamed(self, tag, uid, head, started)));
+            }
+            BodyStart::Held(content) => {
+                return Ok(Some(LiteralReader::inline(
+                    self, tag, uid, content, started,
+                )));
+            }
+            BodyStart::Absent => return Ok(None),
+            BodyStart::Refused(status) => status,
+        };
+        self.observe(CommandName::FetchBody, &status, started);
+        let failure = match self.expect_ok(CommandName::FetchBody, status) {
+            Ok(()) => FailureKind::UpstreamRefused.because("the upstream says NIL for a body"),
+            Err(failure) => failure,
+        };
+        // That may be how the upstream says that the message is gone (Dovecot: `BODY[] NIL` and
+        // EXPUNGEISSUED); then it will not come back, and there is no failure.
+        let left = self
+            .search(&UidSet::from_iter([uid]), SearchedState::Present)
+            .await?;
+        match left.is_empty() {
+            true => Ok(None),
+            false => Err(failure),
+        }
+    }
+
+    /// Reads up to the first octet of the body, or the end of the command.
+    async fn body_start(
+        &mut self,
+        tag: Tag,
+        uid: Uid,
+        section: Section,
+    ) -> Result<BodyStart, Failure> {
         let mut withheld = false;
         loop {
             match self.receive().await? {
                 Received::Body(head) if is_ours(&head.items, uid) && fits(head.place, section) => {
-                    return Ok(Some(LiteralReader::streamed(self, tag, uid, head, started)));
+                    if head.items.uid.is_some() || head.octets > UNNAMED_BODY_OCTETS_MAX {
+                        return Ok(BodyStart::Streamed(head));
+                    }
+                    if let Some(content) = self.unnamed_body(head, uid).await? {
+                        return Ok(BodyStart::Held(content));
+                    }
                 }
                 Received::Response(Response::Untagged(Untagged::Fetch(mut fetch)))
                     if fetch.uid == Some(uid)
@@ -442,37 +506,48 @@ impl ImapClient {
                             .is_some_and(|body| fits(body.place, section)) =>
                 {
                     match fetch.body.take().and_then(|body| body.content) {
-                        Some(content) => {
-                            let reader = LiteralReader::inline(self, tag, uid, content, started);
-                            return Ok(Some(reader));
-                        }
+                        Some(content) => return Ok(BodyStart::Held(content)),
                         None => withheld = true,
                     }
                 }
                 Received::Response(Response::Tagged { tag: ended, status }) if ended == tag => {
-                    self.observe(CommandName::FetchBody, &status, started);
-                    self.expect_ok(CommandName::FetchBody, status)?;
-                    return match withheld {
-                        true => Err(FailureKind::UpstreamRefused
-                            .because("the upstream says NIL for a body")),
-                        false => Ok(None),
-                    };
+                    let ok = status.condition == Condition::Ok;
+                    return Ok(match ok && !withheld {
+                        true => BodyStart::Absent,
+                        false => BodyStart::Refused(status),
+                    });
                 }
                 other => self.other(other, &mut |_| {}).await?,
             }
         }
     }
 
-    /// Sets a flag on each of these messages that is still there.
+    /// A body whose UID comes behind it (Exchange Online): held until it is clear whose it is.
+    async fn unnamed_body(&mut self, head: BodyHead, uid: Uid) -> Result<Option<Vec<u8>>, Failure> {
+        let mut content = Vec::new();
+        self.read_octets(&mut content, head.octets).await?;
+        let mut tail = Vec::new();
+        if self.complete_line(&mut tail).await?.is_some() {
+            return Err(Garbled("two bodies in one response").into());
+        }
+        let items = fetch::body_tail(&tail, head.items)?;
+        Ok((items.uid == Some(uid)).then_some(content))
+    }
+
+    /// Sets or clears a flag on each of these messages that is still there; at most [`UIDS_MAX`].
     ///
     /// # Errors
-    /// When the upstream refuses or is lost; some may bear it then.
-    pub async fn store(&mut self, set: &UidSet, flag: StoredFlag) -> Result<(), Failure> {
-        for part in set.split(UID_SET_OCTETS_MAX) {
-            let status = self.run(Command::store(&part, flag), |_| {}).await?;
-            self.expect_ok(CommandName::Store, status)?;
-        }
-        Ok(())
+    /// When the upstream refuses or is lost; some may have changed then.
+    ///
+    /// [`UIDS_MAX`]: crate::imap::command::UIDS_MAX
+    pub async fn store(
+        &mut self,
+        set: &UidSet,
+        change: FlagChange,
+        flag: StoredFlag,
+    ) -> Result<(), Failure> {
+        let status = self.run(Command::store(set, change, flag), |_| {}).await?;
+        self.expect_ok(CommandName::Store, status)
     }
 
     /// Removes those of these messages that bear `\Deleted`, and no others (RFC 4315).
@@ -480,11 +555,8 @@ impl ImapClient {
     /// # Errors
     /// When the upstream refuses or is lost.
     pub async fn expunge(&mut self, set: &UidSet) -> Result<(), Failure> {
-        for part in set.split(UID_SET_OCTETS_MAX) {
-            let status = self.run(Command::expunge(&part), |_| {}).await?;
-            self.expect_ok(CommandName::Expunge, status)?;
-        }
-        Ok(())
+        let status = self.run(Command::expunge(set), |_| {}).await?;
+        self.expect_ok(CommandName::Expunge, status)
     }
 
     /// UID MOVE (RFC 6851); creates the folder if the upstream says that this would help.
@@ -513,15 +585,12 @@ impl ImapClient {
         command: fn(&UidSet, &MailboxName, Literals) -> Command,
     ) -> Result<(), Failure> {
         let literals = self.literals();
-        for part in set.split(UID_SET_OCTETS_MAX) {
-            let mut status = self.run(command(&part, mailbox, literals), |_| {}).await?;
-            if status.condition == Condition::No && status.code == Some(Code::TryCreate) {
-                self.create(mailbox).await?;
-                status = self.run(command(&part, mailbox, literals), |_| {}).await?;
-            }
-            self.expect_ok(name, status)?;
+        let mut status = self.run(command(set, mailbox, literals), |_| {}).await?;
+        if status.condition == Condition::No && status.code == Some(Code::TryCreate) {
+            self.create(mailbox).await?;
+            status = self.run(command(set, mailbox, literals), |_| {}).await?;
         }
-        Ok(())
+        self.expect_ok(name, status)
     }
 
     /// CREATE
@@ -535,40 +604,24 @@ impl ImapClient {
         self.expect_ok(CommandName::Create, status)
     }
 
-    /// Which of these messages are in the mailbox still.
+    /// Which of these messages are in the mailbox still, and as `state` says.
     ///
     /// # Errors
     /// When the upstream refuses or is lost.
-    pub async fn present(&mut self, set: &UidSet) -> Result<UidSet, Failure> {
-        self.search(set, Command::search_present).await
-    }
-
-    /// Which of these messages are in the mailbox still and do not bear `\Deleted`.
-    ///
-    /// # Errors
-    /// When the upstream refuses or is lost.
-    pub async fn undeleted(&mut self, set: &UidSet) -> Result<UidSet, Failure> {
-        self.search(set, Command::search_undeleted).await
-    }
-
-    async fn search(
-        &mut self,
-        set: &UidSet,
-        command: fn(&UidSet) -> Command,
-    ) -> Result<UidSet, Failure> {
-        let mut found = Vec::new();
-        for part in set.split(UID_SET_OCTETS_MAX) {
-            let status = self
-                .run(command(&part), |untagged| {
-                    if let Untagged::Search(uids) = untagged {
-                        // Ours alone, so that a set of four billion cannot be walked through.
-                        found.extend(part.iter().filter(|uid| uids.contains(*uid)));
+    pub async fn search(&mut self, set: &UidSet, state: SearchedState) -> Result<UidSet, Failure> {
+        let mut found = UidSet::default();
+        let status = self
+            .run(Command::search(set, state), |untagged| {
+                if let Untagged::Search(uids) = untagged {
+                    // Ours alone, so that a set of four billion cannot be walked through.
+                    for uid in set.iter().filter(|uid| uids.contains(*uid)) {
+                        found.insert_range(uid, uid);
                     }
-                })
-                .await?;
-            self.expect_ok(CommandName::Search, status)?;
-        }
-        Ok(found.into_iter().collect())
+                }
+            })
+            .await?;
+        self.expect_ok(CommandName::Search, status)?;
+        Ok(found)
     }
 
     /// The mailboxes of the account, and where a new one would go.
@@ -576,30 +629,18 @@ impl ImapClient {
     /// # Errors
     /// When the upstream refuses or is lost.
     pub async fn folders(&mut self) -> Result<Folders, Failure> {
-        let variant = match (
-            self.has(Capability::SpecialUse),
-            self.has(Capability::XList),
-        ) {
-            (true, _) => ListVariant::SpecialUse,
-            (false, true) => ListVariant::XList,
-            (false, false) => ListVariant::Plain,
+        // RFC 6154 §2 lets a server show special uses in every LIST; to ask for them takes
+        // LIST-EXTENDED, without which RETURN has been answered with BAD.
+        let variant = match self.has(Capability::SpecialUse) {
+            true if self.has(Capability::ListExtended) => ListVariant::SpecialUse,
+            false if self.has(Capability::XList) => ListVariant::XList,
+            true | false => ListVariant::Plain,
         };
-        let mut folders = Folders {
-            listed: Vec::new(),
-            personal_prefix: Vec::new(),
-        };
-        let mut octets = 0;
-        let status = self
-            .run(Command::list(variant), |untagged| {
-                if let Untagged::List(listed) = untagged {
-                    // A name costs some memory even when it is empty.
-                    octets += listed.name.len() + size_of::<Listed>();
-                    if octets <= MAILBOX_NAMES_OCTETS_MAX {
-                        folders.listed.push(listed);
-                    }
-                }
-            })
-            .await?;
+        let mut folders = Folders::default();
+        let mut status = self.list(variant, &mut folders).await?;
+        if status.condition != Condition::Ok && variant != ListVariant::Plain {
+            status = self.list(ListVariant::Plain, &mut folders).await?;
+        }
         self.expect_ok(CommandName::List, status)?;
         if self.has(Capability::Namespace) {
             self.run(Command::namespace(), |untagged| {
@@ -610,6 +651,24 @@ impl ImapClient {
             .await?;
         }
         Ok(folders)
+    }
+
+    async fn list(
+        &mut self,
+        variant: ListVariant,
+        folders: &mut Folders,
+    ) -> Result<Status, Failure> {
+        let mut octets = 0;
+        self.run(Command::list(variant), |untagged| {
+            if let Untagged::List(listed) = untagged {
+                // A name costs some memory even when it is empty.
+                octets += listed.name.len() + size_of::<Listed>();
+                if octets <= MAILBOX_NAMES_OCTETS_MAX {
+                    folders.listed.push(listed);
+                }
+            }
+        })
+        .await
     }
 
     /// NOOP when the upstream has been silent for long, so that neither it nor a firewall forgets us.
@@ -624,8 +683,9 @@ impl ImapClient {
         Ok(())
     }
 
-    /// LOGOUT, without waiting for more than the polite answer; nothing depends on it.
+    /// LOGOUT, without waiting for its answer; nothing depends on it.
     pub async fn logout(mut self) {
+        self.stream.limit_stalls(LOGOUT_PATIENCE);
         if self.send(&Command::logout()).await.is_ok() {
             self.stream.close().await;
         }
@@ -708,12 +768,12 @@ impl ImapClient {
     pub(super) async fn receive(&mut self) -> Result<Received, Failure> {
         let line = self.stream.line(LINE_OCTETS_MAX).await?;
         self.last_answer = Instant::now();
-        match framing::ending(line)? {
+        match framing::ending_of_first(line)? {
             Ending::Complete => Ok(Received::Response(Response::parse(line)?)),
             Ending::Body(head) => Ok(Received::Body(head)),
             Ending::Literal { octets } => {
                 let mut logical = line.to_vec();
-                self.read_literal(&mut logical, octets).await?;
+                self.splice(&mut logical, octets).await?;
                 match self.complete_line(&mut logical).await? {
                     Some(head) => Ok(Received::Body(head)),
                     None => Ok(Received::Response(Response::parse(&logical)?)),
@@ -727,24 +787,33 @@ impl ImapClient {
         &mut self,
         logical: &mut Vec<u8>,
     ) -> Result<Option<BodyHead>, Failure> {
-        loop {
+        for _ in 0..LITERALS_MAX {
+            let line_start = logical.len();
             let line = self.stream.line(LINE_OCTETS_MAX).await?;
             logical.extend_from_slice(line);
-            match framing::ending(logical)? {
+            match framing::ending_of_next(logical, line_start)? {
                 Ending::Complete => return Ok(None),
                 Ending::Body(head) => return Ok(Some(head)),
-                Ending::Literal { octets } => self.read_literal(logical, octets).await?,
+                Ending::Literal { octets } => self.splice(logical, octets).await?,
             }
         }
+        Err(Garbled("too many literals in one response").into())
     }
 
-    async fn read_literal(&mut self, logical: &mut Vec<u8>, octets: usize) -> Result<(), Failure> {
-        framing::splice(logical, b"");
+    async fn splice(&mut self, logical: &mut Vec<u8>, octets: usize) -> Result<(), Failure> {
+        framing::splice(logical);
+        self.read_octets(logical, octets as u64).await
+    }
+
+    async fn read_octets(&mut self, into: &mut Vec<u8>, octets: u64) -> Result<(), Failure> {
         let mut left = octets;
         while left > 0 {
-            let chunk = self.stream.chunk(left).await?;
-            logical.extend_from_slice(chunk);
-            left -= chunk.len();
+            let chunk = self
+                .stream
+                .chunk(usize::try_from(left).unwrap_or(usize::MAX))
+                .await?;
+            into.extend_from_slice(chunk);
+            left -= chunk.len() as u64;
         }
         Ok(())
     }
@@ -835,52 +904,44 @@ impl ImapClient {
             _ => FailureKind::UpstreamRefused,
         };
         let text = self.quote(&status.text);
-        let failure = kind.because(format!("{}: {text}", name.label()));
-        self.metrics
-            .upstream_error(&self.upstream.settings().name, failure.kind);
-        Err(failure)
+        Err(kind.because(format!("{}: {text}", name.label())))
     }
 }
 
 impl Folders {
-    /// The folder with one of these special uses, else the provider's own name for it, else one of
-    /// the well-known names; else the first of those as a folder to be created.
-    pub fn find(
-        &self,
-        uses: &[SpecialUse],
-        provider_name: Option<&str>,
-        well_known: &[&str],
-    ) -> Target {
+    /// The folder with one of these special uses, else with one of these names, else the first of the
+    /// names as a folder to be created.
+    pub fn find(&self, uses: &[SpecialUse], names: &[&str]) -> Target {
         let selectable = || self.listed.iter().filter(|listed| listed.selectable);
         let by_use = uses
             .iter()
             .find_map(|wanted| selectable().find(|listed| listed.special_use == Some(*wanted)));
         let by_name = || {
-            let names = provider_name.into_iter().chain(well_known.iter().copied());
-            names.map(str::as_bytes).find_map(|name| {
+            names.iter().map(|name| name.as_bytes()).find_map(|name| {
                 selectable().find(|listed| last_component(listed).eq_ignore_ascii_case(name))
             })
         };
         let name = match by_use.or_else(by_name) {
             Some(listed) => listed.name.clone(),
             None => {
-                let fallback = provider_name.or(well_known.first().copied());
                 let mut name = self.personal_prefix.clone();
-                name.extend_from_slice(fallback.unwrap_or_default().as_bytes());
+                name.extend_from_slice(names.first().copied().unwrap_or_default().as_bytes());
                 name
             }
         };
+        let mailbox = MailboxName::from_wire(name);
         Target {
-            exists: self.listed.iter().any(|listed| listed.name == name),
-            mailbox: MailboxName::from_wire(name),
+            exists: self.has(&mailbox),
+            mailbox,
         }
     }
 
     /// Whether there is a folder of this name.
     pub fn has(&self, mailbox: &MailboxName) -> bool {
-        self.listed
-            .iter()
-            .any(|listed| listed.name == mailbox.as_bytes())
+        let names = self.listed.iter().map(|listed| listed.name.clone());
+        names
+            .map(MailboxName::from_wire)
+            .any(|name| name == *mailbox)
     }
 }
 

@@ -12,10 +12,10 @@ use crate::session::{Client, Gateway, Offer, SessionEnd};
 pub(super) async fn run(
     client: &mut Client,
     gateway: &Gateway,
+    offer: Offer,
     logged_in: &mut LoggedIn,
     record: &mut Record,
 ) -> Result<(), SessionEnd> {
-    let offer = gateway.offer();
     loop {
         let line = client.lines.line(TRANSACTION_LINE_OCTETS_MAX).await?;
         let started = Instant::now();
