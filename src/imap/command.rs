@@ -283,14 +283,17 @@ impl Command {
         writer.end()
     }
 
-    /// `UID FETCH 1:* (UID RFC822.SIZE FLAGS …)`
-    pub fn fetch_listing(identity: ListingIdentity) -> Self {
-        let text = match identity {
-            ListingIdentity::Uid => "UID FETCH 1:* (UID RFC822.SIZE FLAGS)",
-            ListingIdentity::GmailMessageId => "UID FETCH 1:* (UID RFC822.SIZE FLAGS X-GM-MSGID)",
-            ListingIdentity::EmailId => "UID FETCH 1:* (UID RFC822.SIZE FLAGS EMAILID)",
+    /// `UID FETCH 1:last (UID RFC822.SIZE FLAGS …)`; without `last`, of all messages.
+    pub fn fetch_listing(last: Option<Uid>, identity: ListingIdentity) -> Self {
+        let items = match identity {
+            ListingIdentity::Uid => "UID RFC822.SIZE FLAGS",
+            ListingIdentity::GmailMessageId => "UID RFC822.SIZE FLAGS X-GM-MSGID",
+            ListingIdentity::EmailId => "UID RFC822.SIZE FLAGS EMAILID",
         };
-        Writer::new(CommandName::FetchListing, text).end()
+        let last = last.map_or("*".to_owned(), |last| last.to_string());
+        let mut writer = Writer::new(CommandName::FetchListing, "UID FETCH ");
+        writer.text(&format!("1:{last} ({items})"));
+        writer.end()
     }
 
     /// `UID FETCH uid (UID BODY.PEEK[]…)`
@@ -608,7 +611,8 @@ mod tests {
             Command::list(ListVariant::Plain),
             Command::create(&mailbox, plus),
             Command::select(&mailbox, plus),
-            Command::fetch_listing(ListingIdentity::Uid),
+            Command::fetch_listing(None, ListingIdentity::Uid),
+            Command::fetch_listing(Some(uid), ListingIdentity::Uid),
             Command::fetch_body(uid, Section::Whole),
             Command::fetch_body(
                 uid,

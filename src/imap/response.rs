@@ -16,7 +16,7 @@ use super::grammar::{
     Parsed, any_value, astring, atom, blanks, nstring, number, parenthesized, stray_blanks, string,
     uid, uid_set, word,
 };
-use super::ids::{UidSet, UidValidity};
+use super::ids::{Uid, UidSet, UidValidity};
 
 /// One response of the upstream.
 #[derive(Debug, PartialEq, Eq)]
@@ -99,6 +99,8 @@ pub enum Code {
     UidValidity(UidValidity),
     /// `PERMANENTFLAGS (…)`
     PermanentFlags(PermanentFlags),
+    /// `MESSAGELIMIT n uid` (RFC 9738): the command went no further down than this UID.
+    MessageLimit(Uid),
 }
 
 /// Which flags can be changed for good, as far as we would want to.
@@ -277,6 +279,10 @@ fn response_code(code: &[u8]) -> Option<Code> {
         b"UIDVALIDITY" => {
             let validity = map_opt(preceded(blanks, number), UidValidity::new);
             whole(validity, arguments).map(Code::UidValidity)
+        }
+        b"MESSAGELIMIT" => {
+            let limit = preceded((blanks, number, blanks), uid);
+            whole(limit, arguments).map(Code::MessageLimit)
         }
         b"PERMANENTFLAGS" => {
             whole(preceded(blanks, permanent_flags), arguments).map(Code::PermanentFlags)
@@ -599,6 +605,11 @@ mod tests {
             ("* OK [UIDVALIDITY 9 x]", None),
             ("g1 OK [READ-ONLY] opened", Some(Code::ReadOnly)),
             ("g1 NO [TRYCREATE]", Some(Code::TryCreate)),
+            (
+                "g1 OK [MESSAGELIMIT 1000 23221] partial",
+                Uid::new(23221).map(Code::MessageLimit),
+            ),
+            ("g1 OK [MESSAGELIMIT 1000]", None),
             ("g1 OK [COPYUID 1 1:3 4:6] moved", None),
             (
                 "* OK [PERMANENTFLAGS (\\Answered \\Deleted \\*)] limited",

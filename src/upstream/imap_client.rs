@@ -425,20 +425,34 @@ impl ImapClient {
         // An upstream that repeats itself without end must not fill our memory.
         let responses_max = 2 * selected.exists + 1000;
         let mut responses = 0;
-        let status = self
-            .run(Command::fetch_listing(identity), |untagged| {
-                if let Untagged::Fetch(fetch) = untagged {
-                    responses += 1;
-                    if responses <= responses_max {
-                        each(*fetch);
+        let mut last = None;
+        loop {
+            let status = self
+                .run(Command::fetch_listing(last, identity), |untagged| {
+                    if let Untagged::Fetch(fetch) = untagged {
+                        responses += 1;
+                        if responses <= responses_max {
+                            each(*fetch);
+                        }
                     }
+                })
+                .await?;
+            if responses > responses_max {
+                return Err(Garbled("far more FETCH responses than messages").into());
+            }
+            let code = status.code.clone();
+            self.expect_ok(CommandName::FetchListing, status)?;
+            // RFC 9738 §3: from the highest UID down, so that what is below is still to come.
+            last = match code {
+                Some(Code::MessageLimit(lowest)) if last.is_none_or(|last| lowest <= last) => {
+                    Uid::new(lowest.number() - 1)
                 }
-            })
-            .await?;
-        if responses > responses_max {
-            return Err(Garbled("far more FETCH responses than messages").into());
+                _ => None,
+            };
+            if last.is_none() {
+                return Ok(());
+            }
         }
-        self.expect_ok(CommandName::FetchListing, status)
     }
 
     /// Begins to fetch a message, or part of it. `None`: there is no such message any more.
