@@ -89,6 +89,11 @@ class Client:
         """The Subject of each message of a folder, which is how most tests tell them apart."""
         return [_subject(message.octets) for message in self.held(folder)]
 
+    def email_ids(self, folder="INBOX"):
+        """The EMAILID (RFC 8474) of each message of a folder."""
+        self.select(folder)
+        return [re.search(rb"EMAILID \(([^)]*)\)", line)[1].decode() for line in self.uid("FETCH", "1:*", "(EMAILID)")]
+
     def flag(self, uid, flag):
         """Sets a flag on one message of the selected folder."""
         self.uid("STORE", str(uid), "+FLAGS.SILENT", f"({flag})")

@@ -1,5 +1,6 @@
 """A POP3 client that gives out exactly the octets it received."""
 
+import base64
 import socket
 
 import daemons
@@ -49,17 +50,27 @@ class Client:
         self.send(line)
         return self.status()
 
-    def status(self):
-        """Reads one status line."""
+    def _line(self):
         while (end := self._buffer.find(b"\r\n")) < 0:
             self._read()
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 2]
+        return line
+
+    def status(self):
+        """Reads one status line and returns the text after its +OK."""
+        line = self._line()
         if line.startswith(b"-ERR"):
             raise Refused(line[5:].decode())
         if not line.startswith(b"+OK"):
             raise AssertionError(f"neither +OK nor -ERR: {line[:200]!r}")
         return line[4:].decode()
+
+    def answer_challenge(self, octets):
+        """Reads a challenge of AUTH and answers it."""
+        line = self._line()
+        assert line.startswith(b"+ "), line
+        self.send(base64.b64encode(octets))
 
     def multi_line(self):
         """Reads the lines up to the terminator and returns them with the byte-stuffing undone."""

@@ -2,7 +2,7 @@
 
 import base64
 import os
-import urllib.error
+import re
 import urllib.request
 
 import certificates
@@ -19,6 +19,9 @@ MAILDROPS = {
     "flag": 'on_delete = "flag"',
     "keep": 'on_delete = "keep"',
     "move": 'on_delete = "move:Elsewhere"',
+    # In IMAP's modified UTF-7 this is &ANw-brige Post.
+    "utf7": 'on_delete = "move:Übrige Post"',
+    "missing": 'on_delete = "move:Not There"',
     "seen": 'on_delete = "expunge"\nmark_seen = "retrieved"',
     "exclusive": 'on_delete = "expunge"\nsessions = "exclusive"',
     "folder": 'folder = "Elsewhere"\non_delete = "expunge"',
@@ -35,11 +38,11 @@ def _imap_urls(server):
     return (f"imaps://localhost:{server.imaps_port}", f"imap+starttls://127.0.0.1:{server.imap_port}")
 
 
-def _upstream(name, url, login, maildrop):
+def _upstream(name, url, login, maildrop, ca_path=None):
     return f"""
 [upstream.{name}]
 imap = "{url}"
-ca_file = "{certificates.upstream().ca_path}"
+ca_file = "{ca_path or certificates.upstream().ca_path}"
 
 [upstream.{name}.maildrop]
 {maildrop}
@@ -51,8 +54,10 @@ upstream = "{name}"
 
 
 def config(upstreams):
-    """The sections for each maildrop at each of the servers."""
-    text = ""
+    """The sections for each maildrop at each of the servers, and for the upstreams that fail."""
+    text = _upstream("dead", f"imaps://localhost:{daemons.free_port()}", "*@dead.example", "")
+    # Its certificate is good, but from an authority that this upstream is not allowed to have.
+    text += _upstream("untrusted", _imap_urls(upstreams[0])[0], "untrusted.*", "", certificates.own().ca_path)
     for server in upstreams:
         for number, (kind, maildrop) in enumerate(MAILDROPS.items()):
             url = _imap_urls(server)[number % 2]
@@ -93,13 +98,27 @@ upstream = "20s"
         # Everything that could give a secret away is to be seen.
         loud = {"RUST_LOG": "debug", "RUST_BACKTRACE": "1", "NO_COLOR": "1"}
         self.daemon = daemons.Daemon(name, [_binary(), "serve", "--config", config_path], environment=loud)
-        self.daemon.wait_until(self._is_ready, "/readyz does not say ready")
+        self.daemon.wait_until(self.is_ready, "/readyz does not say ready")
 
-    def _is_ready(self):
+    def is_ready(self):
         try:
-            return urllib.request.urlopen(f"http://{daemons.HOST}:{self.admin_port}/readyz", timeout=5).status == 200
-        except (urllib.error.URLError, OSError):
+            self._get("/readyz")
+        except OSError:
             return False
+        return True
+
+    def _get(self, path):
+        with urllib.request.urlopen(f"http://{daemons.HOST}:{self.admin_port}{path}", timeout=5) as answer:
+            return answer.read().decode()
+
+    def wait_until_idle(self):
+        """Waits until no client is connected, so that what follows a session's end has happened."""
+
+        def idle():
+            active = re.findall(r"^popgate_connections_active(?:{[^}]*})? (\S+)$", self._get("/metrics"), re.MULTILINE)
+            return all(float(value) == 0 for value in active)
+
+        daemons.wait_until(idle, "popgate_connections_active is not 0")
 
     def client(self, tls=None):
         """A POP3 connection, not logged in."""

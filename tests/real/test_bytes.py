@@ -1,6 +1,7 @@
 """Every octet of every awkward message, compared with what the server itself holds."""
 
 import functools
+import unittest
 
 import messages
 import world
@@ -15,6 +16,12 @@ def _user_with_awkward_messages(server, kind):
 def _held(user):
     with user.imap() as client:
         return client.held()
+
+
+def _seen(user):
+    """The positions, from 1, of the messages that are marked as seen."""
+    with user.imap() as client:
+        return [at for at, held in enumerate(client.held(octets=False), 1) if r"\Seen" in held.flags]
 
 
 def _name(octets):
@@ -46,25 +53,20 @@ class Bytes(world.TestCase):
             f"got {got[start : at + 40]!r}, wanted {wanted[start : at + 40]!r}"
         )
 
-    def test_the_servers_hold_the_awkward_messages(self):
-        for server in world.two_servers():
-            with self.subTest(server=server.name):
-                names = [_name(held.octets) for held in _held(_user_with_awkward_messages(server, "plain"))]
-                # Cyrus removes a file without octets from its spool.
-                expected = [name for name in messages.AWKWARD if (server.name, name) != ("cyrus", "octet-less")]
-                self.assertEqual(names, expected)
+    @world.on_each(world.two_servers)
+    def test_the_server_holds_the_awkward_messages(self, server):
+        names = [_name(held.octets) for held in _held(_user_with_awkward_messages(server, "plain"))]
+        # Cyrus removes a file without octets from its spool.
+        self.assertEqual(names, [name for name in messages.AWKWARD if (server.name, name) != ("cyrus", "octet-less")])
 
-    def test_retr_and_top(self):
-        for server in world.two_servers():
-            user = _user_with_awkward_messages(server, "plain")
-            for number, held in enumerate(_held(user), 1):
-                # A session each, so that what goes wrong with one message does not spoil the others.
-                with self.subTest(server=server.name, message=_name(held.octets)):
-                    with self.popgate.session(user) as session:
-                        self._check_retr_and_top(session, number, messages.pop3_form(held.octets))
-            with self.subTest("never seen", server=server.name), user.imap() as client:
-                seen = [held.uid for held in client.held(octets=False) if r"\Seen" in held.flags]
-                self.assertEqual(seen, [])
+    @world.on_each(world.two_servers)
+    def test_retr_and_top(self, server):
+        user = _user_with_awkward_messages(server, "plain")
+        for number, held in enumerate(_held(user), 1):
+            # A session each, so that what goes wrong with one message does not spoil the others.
+            with self.subTest(message=_name(held.octets)), self.popgate.session(user) as session:
+                self._check_retr_and_top(session, number, messages.pop3_form(held.octets))
+        self.assertEqual(_seen(user), [])
 
     def _check_retr_and_top(self, session, number, wanted):
         self.assert_same(session.retr(number), wanted)
@@ -74,92 +76,87 @@ class Bytes(world.TestCase):
             self.assert_same(got, got if got in forms else forms[0])
         session.quit()
 
-    def test_pipelined_retr_over_tls(self):
-        for tls in ("stls", "implicit"):
-            for server in world.two_servers():
-                user = _user_with_awkward_messages(server, "starttls" if tls == "stls" else "imaps")
-                with self.subTest(server=server.name, tls=tls), self.popgate.session(user, tls) as session:
-                    numbers = range(1, len(_held(user)) + 1)
-                    # Small enough to fit into the sockets' buffers, so that nobody waits for us to read.
-                    session.send(b"\r\n".join(b"RETR %d" % number for number in numbers))
-                    for held in _held(user):
-                        session.status()
-                        self.assert_same(session.multi_line(), messages.pop3_form(held.octets))
-                    session.quit()
-
-    def test_sizes_are_exact_where_the_server_s_are(self):
-        for server in world.two_servers():
-            # Nobody has retrieved from this one before.
-            user = server.user("plain").put(*messages.AWKWARD.values())
-            with user.imap() as client:
-                exact = {
-                    number: held.size
-                    for number, held in enumerate(client.held(), 1)
-                    if held.size == len(messages.pop3_form(held.octets))
-                }
-            with self.subTest(server=server.name), self.popgate.session(user) as session:
-                sizes = session.sizes()
-                self.assertGreater(len(exact), 10)
-                self.assertEqual({number: sizes[number] for number in exact}, exact)
-
-    def test_sizes_are_exact_from_the_second_session_on(self):
-        for server in world.two_servers():
-            user = server.user("plain").put(*messages.AWKWARD.values())
-            with self.popgate.session(user) as session:
-                sent = {number: len(session.retr(number)) for number in session.sizes()}
+    @world.on_each(world.two_servers)
+    def test_pipelined_retr_over_tls(self, server):
+        for tls, kind in (("stls", "starttls"), ("implicit", "imaps")):
+            user = _user_with_awkward_messages(server, kind)
+            with self.subTest(tls=tls), self.popgate.session(user, tls) as session:
+                # All at once; they fit into the sockets' buffers, so nobody waits for us to read.
+                session.send(b"\r\n".join(b"RETR %d" % number for number in range(1, len(_held(user)) + 1)))
+                for held in _held(user):
+                    session.status()
+                    self.assert_same(session.multi_line(), messages.pop3_form(held.octets))
                 session.quit()
-            with self.subTest(server=server.name), self.popgate.session(user) as session:
-                self.assertEqual(session.sizes(), sent)
-                self.assertEqual(session.stat(), (len(sent), sum(sent.values())))
-                for number, size in sent.items():
-                    self.assertEqual(session.ask(b"LIST %d" % number), f"{number} {size}")
 
-    def test_seen_at_quit_for_what_was_retrieved(self):
-        for server in world.two_servers():
-            user = server.user("seen").put(*messages.small(4))
-            with self.subTest(server=server.name), user.imap() as client:
+    @world.on_each(world.two_servers)
+    def test_sizes_are_exact_where_the_server_s_are(self, server):
+        # Nobody has retrieved from this one before.
+        user = server.user("plain").put(*messages.AWKWARD.values())
+        with user.imap() as client:
+            exact = {
+                number: held.size
+                for number, held in enumerate(client.held(), 1)
+                if held.size == len(messages.pop3_form(held.octets))
+            }
+        with self.popgate.session(user) as session:
+            sizes = session.sizes()
+            self.assertGreater(len(exact), 10)
+            self.assertEqual({number: sizes[number] for number in exact}, exact)
 
-                def seen():
-                    return [held.uid for held in client.held(octets=False) if r"\Seen" in held.flags]
+    @world.on_each(world.two_servers)
+    def test_sizes_are_exact_from_the_second_session_on(self, server):
+        user = server.user("plain").put(*messages.AWKWARD.values())
+        with self.popgate.session(user) as session:
+            sent = {number: len(session.retr(number)) for number in session.sizes()}
+            session.quit()
+        with self.popgate.session(user) as session:
+            self.assertEqual(session.sizes(), sent)
+            self.assertEqual(session.stat(), (len(sent), sum(sent.values())))
+            for number, size in sent.items():
+                self.assertEqual(session.ask(b"LIST %d" % number), f"{number} {size}")
 
-                with self.popgate.session(user) as session:
-                    session.retr(1)
-                # Without QUIT.
-                self.assertEqual(seen(), [])
-                with self.popgate.session(user) as session:
-                    session.retr(2)
-                    session.top(3, 0)
-                    session.top(3, 1)
-                    self.assertEqual(seen(), [])
-                    session.quit()
-                self.assertEqual(seen(), [client.held(octets=False)[1].uid])
+    @world.on_each(world.two_servers)
+    def test_seen_at_quit_for_what_was_retrieved(self, server):
+        user = server.user("seen").put(*messages.small(4))
+        with self.popgate.session(user) as session:
+            session.retr(1)
+        self.popgate.wait_until_idle()
+        self.assertEqual(_seen(user), [], "without QUIT")
+        with self.popgate.session(user) as session:
+            session.retr(2)
+            session.top(3, 0)
+            session.top(3, 1)
+            self.assertEqual(_seen(user), [], "before QUIT")
+            session.quit()
+        self.assertEqual(_seen(user), [2])
 
-    def test_a_thousand_small_messages(self):
+    @world.on_each(world.two_servers)
+    def test_a_thousand_small_messages(self, server):
         originals = messages.small(1000)
-        for server in world.two_servers():
-            user = server.user("plain").put(*originals)
-            with self.subTest(server=server.name), self.popgate.session(user) as session:
-                self.assertEqual(session.stat(), (1000, sum(map(len, originals))))
-                self.assertEqual(list(session.sizes().values()), [len(octets) for octets in originals])
-                self.assertEqual(len(set(session.unique_ids().values())), 1000)
-                got = []
-                for start in range(1, 1001, 100):
-                    numbers = range(start, start + 100)
-                    session.send(b"\r\n".join(b"RETR %d" % number for number in numbers))
-                    for _ in numbers:
-                        session.status()
-                        got.append(session.multi_line())
-                self.assertEqual(got, originals)
-                session.quit()
+        with self.popgate.session(server.user("plain").put(*originals)) as session:
+            self.assertEqual(session.stat(), (1000, sum(map(len, originals))))
+            self.assertEqual(list(session.sizes().values()), [len(octets) for octets in originals])
+            self.assertEqual(len(set(session.unique_ids().values())), 1000)
+            got = []
+            for start in range(1, 1001, 100):
+                numbers = range(start, start + 100)
+                session.send(b"\r\n".join(b"RETR %d" % number for number in numbers))
+                for _ in numbers:
+                    session.status()
+                    got.append(session.multi_line())
+            session.quit()
+        # A list of a thousand differences helps nobody.
+        wrong = [number for number, pair in enumerate(zip(got, originals), 1) if pair[0] != pair[1]]
+        self.assertEqual(wrong, [])
 
-    def test_an_empty_mailbox(self):
-        for server in world.two_servers():
-            with self.subTest(server=server.name), self.popgate.session(server.user("plain")) as session:
-                self.assertEqual(session.stat(), (0, 0))
-                self.assertEqual(session.sizes(), {})
-                self.assertEqual(session.unique_ids(), {})
-                session.quit()
+    @world.on_each(world.two_servers)
+    def test_an_empty_mailbox(self, server):
+        with self.popgate.session(server.user("plain")) as session:
+            self.assertEqual(session.stat(), (0, 0))
+            self.assertEqual(session.sizes(), {})
+            self.assertEqual(session.unique_ids(), {})
+            session.quit()
 
 
 if __name__ == "__main__":
-    world.unittest.main()
+    unittest.main()

@@ -49,6 +49,21 @@ def two_servers():
     return [dovecot(), cyrus()]
 
 
+def on_each(servers_of_test):
+    """Makes a test that is given a server one that runs at each of them."""
+
+    def decorate(test):
+        @functools.wraps(test)
+        def on_all(self):
+            for server in servers_of_test():
+                with self.subTest(server=server.name):
+                    test(self, server)
+
+        return on_all
+
+    return decorate
+
+
 @functools.cache
 def popgate():
     return popgate_daemon.Popgate(all_servers())
