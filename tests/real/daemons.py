@@ -6,11 +6,12 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 
 HOST = "127.0.0.1"
+# Where cargo builds, and where `run` lets `install` put what Debian's package manager cannot hold.
+TARGET = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../target")
 START_SECONDS_MAX = 30
 STOP_SECONDS_MAX = 10
 
@@ -28,8 +29,9 @@ def _make_folder():
 # daemons, which register later, are gone before their folder.
 FOLDER = _make_folder()
 
-# `timeout` and a cancelled CI job send SIGTERM, which by itself would skip what atexit has to clean.
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+# A cancelled CI job is sent SIGTERM, which by itself would skip what atexit has to clean. As KeyboardInterrupt it is
+# the one thing that unittest does not take for a failure of the test at hand.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def free_port():

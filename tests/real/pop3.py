@@ -5,7 +5,7 @@ import socket
 
 import daemons
 
-SECONDS_MAX = 60
+SECONDS_MAX = 30
 
 
 class Refused(Exception):

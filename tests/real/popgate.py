@@ -151,7 +151,7 @@ def _printed_forms(secret):
 
 
 def _binary():
-    path = os.path.abspath(os.environ.get("POPGATE_BIN", "target/debug/popgate"))
+    path = os.path.abspath(os.environ.get("POPGATE_BIN") or os.path.join(daemons.TARGET, "debug/popgate"))
     if not os.access(path, os.X_OK):
         raise FileNotFoundError(f"{path} is not there; build it with cargo, or set POPGATE_BIN")
     return path

@@ -1,7 +1,6 @@
 """Real IMAP servers, private to the run: Dovecot in several variants, and Cyrus."""
 
 import base64
-import functools
 import itertools
 import os
 import pwd
@@ -22,6 +21,9 @@ AWKWARD_PASSWORDS = {
     "punctuation": "{12}% * ( ) ] + ~ # : ; $x `y`",
     "long": "0123456789" * 20,
 }
+
+# What `install` unpacked, see there.
+_IMAPD = os.path.join(daemons.TARGET, "real/cyrus-imapd/usr/lib/cyrus/bin/imapd")
 
 # Root starts Dovecot and mail belongs to this user, which every Debian has.
 _MAIL_OWNER = "mail"
@@ -218,7 +220,7 @@ class Cyrus(Server):
             os.mkdir(os.path.join(self.folder, below))
             shutil.chown(os.path.join(self.folder, below), "cyrus", "mail")
         # A copy, because user cyrus may not be allowed to look where it was unpacked.
-        self._imapd = shutil.copy(_unpacked_imapd(), self.folder)
+        self._imapd = shutil.copy(_IMAPD, self.folder)
         self._config_path = self._write("imapd.conf", self._imapd_conf())
         self._sasldb = os.path.join(self.folder, "sasldb")
         self._set_password(self._ADMIN, PASSWORD)
@@ -311,18 +313,3 @@ EVENTS {{
                 file.write(octets)
             shutil.chown(path, "cyrus", "mail")
         self._run(f"{self._BIN}/reconstruct", "-C", self._config_path, mailbox)
-
-
-def _unpacked_imapd():
-    target = os.environ.get("POPGATE_REAL_TOOLS", "target/real")
-    return os.path.join(target, "cyrus-imapd", "usr/lib/cyrus/bin/imapd")
-
-
-@functools.cache
-def dovecot():
-    return Dovecot("dovecot")
-
-
-@functools.cache
-def cyrus():
-    return Cyrus()
