@@ -94,13 +94,18 @@ class Daemon:
         if self._process.poll() is not None:
             raise RuntimeError(f"{self.name} ended with {self._process.returncode}:\n{self.log()}")
 
-    def log(self):
-        """What the daemon has written so far."""
-        with open(self.log_path, encoding="utf-8", errors="replace") as log:
-            return log.read()
+    def log(self, start=0):
+        """What the daemon has written so far, from an octet of it on."""
+        with open(self.log_path, "rb") as log:
+            log.seek(start)
+            return log.read().decode(errors="surrogateescape")
 
     def is_running(self):
         return self._process.poll() is None
+
+    def last_words(self):
+        """How the daemon ended and the end of its log."""
+        return f"{self.name} ended with {self._process.poll()}; its log ends with:\n{self.log()[-3000:]}"
 
     def stop(self):
         """Asks the daemon to end and waits until it has."""

@@ -227,7 +227,6 @@ class Cyrus(Server):
         master = [f"{self._BIN}/master", "-C", self._config_path, "-M", self._write("cyrus.conf", self._cyrus_conf())]
         self.daemon = daemons.Daemon(name, [*master, "-D", "-p", f"{self.folder}/master.pid"], user="cyrus")
         self.daemon.wait_until(lambda: daemons.greets(self.imap_port, b"* OK"), "no greeting")
-        self._admin = imap.Client(self.imaps_port, self._ADMIN, PASSWORD)
 
     def _write(self, name, text):
         path = os.path.join(self.folder, name)
@@ -289,7 +288,8 @@ EVENTS {{
         login = self.login(prefix)
         self._set_password(login, password)
         name, _, domain = login.partition("@")
-        self._admin.command("CREATE", f'"user/{name}@{domain}"')
+        with imap.Client(self.imaps_port, self._ADMIN, PASSWORD) as admin:
+            admin.command("CREATE", f'"user/{name}@{domain}"')
         user = User(self, login, password)
         with user.imap() as client:
             client.command("CREATE", f'"{self.trash}"', r"(USE (\Trash))")

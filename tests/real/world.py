@@ -80,4 +80,5 @@ class TestCase(unittest.TestCase):
 
     def _check_log(self):
         self.assertEqual(self.popgate.complaints(), [], "in popgate's log")
-        self.assertTrue(self.popgate.daemon.is_running(), "popgate has ended")
+        if not self.popgate.daemon.is_running():
+            self.fail(self.popgate.daemon.last_words())
