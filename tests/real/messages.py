@@ -8,7 +8,8 @@ _HEADER = b"From: Alice <alice@example.org>\r\nTo: bob@example.org\r\nDate: Mon,
 
 def message(subject, body=b"Hello.\r\n"):
     """An ordinary message, told from others by its Subject."""
-    return _HEADER + b"Message-ID: <%s@example.org>\r\nSubject: %s\r\n\r\n" % (subject.encode(), subject.encode()) + body
+    name = subject.encode()
+    return _HEADER + b"Message-ID: <%s@example.org>\r\nSubject: %s\r\n\r\n" % (name, name) + body
 
 
 def small(count):
