@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::account::Accounts;
 use crate::config::{CleartextLogin, ClientWorkaround, Timeouts};
 use crate::failure::{Failure, FailureKind};
-use crate::imap::response::{Capabilities, Capability};
+use crate::imap::capability::{Capabilities, Capability};
 use crate::line_stream::{LineError, LineStream};
 use crate::metrics::Metrics;
 use crate::state::Memory;

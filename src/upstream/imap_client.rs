@@ -18,13 +18,12 @@ use super::Upstream;
 use crate::config::Quirks;
 use crate::failure::{Failure, FailureKind};
 use crate::imap::Garbled;
+use crate::imap::capability::{Capabilities, Capability};
 use crate::imap::command::{Command, CommandName, Literals, MailboxName};
 use crate::imap::fetch::BodyHead;
 use crate::imap::framing::{self, Ending, LINE_OCTETS_MAX, LITERALS_MAX};
 use crate::imap::ids::UidValidity;
-use crate::imap::response::{
-    Capabilities, Capability, Code, Condition, Response, Status, Tag, Untagged,
-};
+use crate::imap::response::{Code, Condition, Response, Status, Tag, Untagged};
 use crate::line_stream::{ByteStream, LineStream};
 use crate::metrics::Metrics;
 use crate::sasl::Credential;

@@ -2,8 +2,9 @@
 
 use super::ImapClient;
 use crate::failure::Failure;
+use crate::imap::capability::Capability;
 use crate::imap::command::{Command, CommandName, ListVariant, MailboxName};
-use crate::imap::response::{Capability, Condition, Listed, SpecialUse, Status, Untagged};
+use crate::imap::response::{Condition, Listed, SpecialUse, Status, Untagged};
 
 /// Octets of the names that a LIST may return; what exceeds them is ignored.
 const MAILBOX_NAMES_OCTETS_MAX: usize = 1024 * 1024;

@@ -5,10 +5,9 @@ use tokio::time::Instant;
 use super::{ImapClient, Received, contains, literals_of};
 use crate::failure::{Failure, FailureKind};
 use crate::imap::Garbled;
+use crate::imap::capability::{Capabilities, Capability};
 use crate::imap::command::{Command, CommandName};
-use crate::imap::response::{
-    Capabilities, Capability, Code, Condition, Response, Status, Untagged,
-};
+use crate::imap::response::{Code, Condition, Response, Status, Untagged};
 use crate::sasl::{Credential, Mechanism, Proof};
 
 impl ImapClient {
