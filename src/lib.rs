@@ -39,7 +39,8 @@
 //! 2. `+OK` is said when it is true; the terminator of a RETR only after the upstream's tagged OK.
 //! 3. Octets of one side become arguments or data of the other, never commands.
 //! 4. Memory is constant whatever the size of a message, and eight octets a message of a mailbox.
-//! 5. Every wait, line, literal and queue has a limit with a name and a unit.
+//! 5. What is asked for ahead of the client waits in the kernel's buffer, not in ours.
+//! 6. Every wait, line, literal and queue has a limit with a name and a unit.
 #![forbid(unsafe_code)]
 
 pub mod account;
@@ -177,6 +178,7 @@ pub fn gateway(
         timeouts: config.timeouts.clone(),
         cleartext_login: config.cleartext_login.clone(),
         tls,
+        read_ahead_octets: config.read_ahead_octets,
         client_workarounds: config.pop3.client_workarounds.clone(),
         draining,
         drained: CancellationToken::new(),

@@ -3,10 +3,12 @@
 //! A [`Maildrop`] is a snapshot: message-numbers, sizes and unique-ids are fixed at login, whatever
 //! happens upstream. DELE only marks; [`Maildrop::update`] turns the marks into UID sets at QUIT.
 
+mod fetch_window;
 mod listing;
 mod unique_id;
 mod update;
 
+pub use fetch_window::FetchWindow;
 pub use listing::{Listing, ListingBuilder, Octets};
 pub use unique_id::{Identities, UniqueId, UniqueIdFormat, UniqueIds};
 pub use update::{Abilities, DeletePolicy, Removal, Update};

@@ -35,6 +35,8 @@ pub struct Gateway {
     pub cleartext_login: CleartextLogin,
     /// For STLS; `None` without a certificate.
     pub tls: Option<TlsAcceptor>,
+    /// How much may be asked of an upstream before the client wants it.
+    pub read_ahead_octets: u64,
     /// For clients that hang on what others take.
     pub client_workarounds: Vec<ClientWorkaround>,
     /// No new logins any more.

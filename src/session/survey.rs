@@ -182,7 +182,7 @@ async fn exactness_of_sizes(imap: &mut ImapClient, selected: &Selected) -> Resul
             "no: the upstream tells none, LIST is right from the second session on".to_owned(),
         );
     };
-    let Some(mut body) = imap.fetch_body(uid, Section::Whole).await? else {
+    let Some(mut body) = imap.fetch_body(uid, Section::Whole, &[]).await? else {
         return Ok("unknown, the message vanished".to_owned());
     };
     let mut stuffer = DotStuffer::new(Nul::Kept);

@@ -5,12 +5,14 @@ mod folders;
 mod login;
 mod mailbox;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::debug;
 
+use body::Ahead;
 pub use folders::{Folders, Target};
 pub use mailbox::Selected;
 
@@ -50,6 +52,12 @@ pub struct ImapClient {
     capabilities: Option<Capabilities>,
     utf8: bool,
     tags: u32,
+    /// FETCHes of whole messages whose answers nobody has read yet, in the order of their tags.
+    ahead: VecDeque<Ahead>,
+    /// FETCHes whose body has been read and whose tagged response has not.
+    unfinished: Vec<(Tag, Instant)>,
+    /// The beginning of a body that came before it was wanted; its octets are next in the stream.
+    next_body: Option<BodyHead>,
     last_answer: Instant,
     validity: Option<UidValidity>,
     /// So that no text of the upstream which repeats it reaches a log.
@@ -112,6 +120,9 @@ impl ImapClient {
             capabilities: None,
             utf8: false,
             tags: 0,
+            ahead: VecDeque::new(),
+            unfinished: Vec::new(),
+            next_body: None,
             last_answer: Instant::now(),
             validity: None,
             credential: None,
@@ -186,9 +197,8 @@ impl ImapClient {
     /// LOGOUT, without waiting for its answer; nothing depends on it.
     pub async fn logout(mut self) {
         self.stream.limit_stalls(LOGOUT_PATIENCE);
-        if self.send(&Command::logout()).await.is_ok() {
-            self.stream.close().await;
-        }
+        self.send(&Command::logout());
+        self.stream.close().await;
     }
 
     /// Deviations of this provider.
@@ -220,6 +230,7 @@ impl ImapClient {
         command: Command,
         mut each: impl FnMut(Untagged),
     ) -> Result<Status, Failure> {
+        self.drain_ahead().await?;
         let started = Instant::now();
         let mut parts = command.parts(self.next_tag()).peekable();
         let tag = Tag(self.tags);
@@ -244,14 +255,13 @@ impl ImapClient {
         Ok(status)
     }
 
-    /// Sends a command that has no synchronizing literal.
-    async fn send(&mut self, command: &Command) -> Result<Tag, Failure> {
+    /// Sends a command that has no synchronizing literal, with the next wait for an answer.
+    fn send(&mut self, command: &Command) -> Tag {
         for part in command.parts(self.next_tag()) {
             self.stream.output().extend_from_slice(&part);
         }
         self.limit_command();
-        self.stream.flush().await?;
-        Ok(Tag(self.tags))
+        Tag(self.tags)
     }
 
     fn next_tag(&mut self) -> Tag {
@@ -266,6 +276,9 @@ impl ImapClient {
 
     /// One response, or as much of one as comes before a body.
     pub(super) async fn receive(&mut self) -> Result<Received, Failure> {
+        if let Some(head) = self.next_body.take() {
+            return Ok(Received::Body(head));
+        }
         let line = self.stream.line(LINE_OCTETS_MAX).await?;
         self.last_answer = Instant::now();
         match framing::ending_of_first(line)? {
@@ -334,9 +347,7 @@ impl ImapClient {
                 each(untagged);
                 Ok(())
             }
-            Received::Response(Response::Tagged { .. }) => {
-                Err(Garbled("the end of a command that we did not send").into())
-            }
+            Received::Response(Response::Tagged { tag, status }) => self.end_of_fetch(tag, status),
             Received::Response(Response::Continuation(_)) => {
                 Err(Garbled("a continuation that we did not ask for").into())
             }

@@ -10,7 +10,9 @@ use crate::failure::{Failure, FailureKind};
 use crate::imap::capability::Capability;
 use crate::imap::command::ListingIdentity;
 use crate::imap::fetch::Fetch;
-use crate::maildrop::{Identities, ListingBuilder, Maildrop, UniqueIdFormat, UniqueIds};
+use crate::maildrop::{
+    FetchWindow, Identities, ListingBuilder, Maildrop, UniqueIdFormat, UniqueIds,
+};
 use crate::pop3::command::{AUTHORIZATION_LINE_OCTETS_MAX, Command, CommandName};
 use crate::pop3::reply;
 use crate::sasl::{self, Credential, Mechanism};
@@ -303,6 +305,10 @@ async fn open_maildrop(
         imap,
         selected,
         maildrop,
+        window: FetchWindow::new(match upstream.settings().quirks.one_command_at_a_time {
+            true => 0,
+            false => gateway.read_ahead_octets,
+        }),
         key,
         settings,
         _permits: permits,

@@ -14,7 +14,7 @@ use super::{Client, Gateway, SessionEnd, SessionId};
 use crate::account::MailboxKey;
 use crate::config::MaildropSettings;
 use crate::failure::{Failure, FailureKind};
-use crate::maildrop::Maildrop;
+use crate::maildrop::{FetchWindow, Maildrop};
 use crate::metrics::OpenGuard;
 use crate::pop3::command::{CommandName, Mistake};
 use crate::pop3::reply;
@@ -32,6 +32,7 @@ struct LoggedIn {
     imap: ImapClient,
     selected: Selected,
     maildrop: Maildrop,
+    window: FetchWindow,
     key: MailboxKey,
     settings: MaildropSettings,
     _permits: Vec<Box<dyn Send + Sync>>,

@@ -7,6 +7,7 @@ use super::{LoggedIn, Record};
 use crate::config::ClientWorkaround;
 use crate::failure::FailureKind;
 use crate::imap::command::Section;
+use crate::imap::ids::Uid;
 use crate::line_stream::OUTPUT_OCTETS_MAX;
 use crate::maildrop::{Message, Octets};
 use crate::pop3::multi_line::{DotStuffer, Nul, TopLines};
@@ -31,7 +32,19 @@ pub(super) async fn retr(
     logged_in: &mut LoggedIn,
     record: &mut Record,
 ) -> Result<(), SessionEnd> {
-    let Some(body) = open(message, Section::Whole, client, gateway, logged_in, record).await?
+    let next = logged_in
+        .window
+        .slide(message, &logged_in.imap.under_way(), &logged_in.maildrop);
+    let Some(body) = open(
+        message,
+        Section::Whole,
+        &next,
+        client,
+        gateway,
+        logged_in,
+        record,
+    )
+    .await?
     else {
         return Ok(());
     };
@@ -71,7 +84,8 @@ pub(super) async fn top(
             true => Section::Whole,
             false => Section::Part { first, octets },
         };
-        let Some(body) = open(message, section, client, gateway, logged_in, record).await? else {
+        let Some(body) = open(message, section, &[], client, gateway, logged_in, record).await?
+        else {
             if record.in_multi_line {
                 // It began as a message and ends as none: what was sent must not look complete.
                 let failure = FailureKind::UpstreamLost.because("the message vanished within TOP");
@@ -103,13 +117,14 @@ pub(super) async fn top(
 async fn open<'a>(
     message: Message,
     section: Section,
+    next: &[Uid],
     client: &mut Client,
     gateway: &Gateway,
     logged_in: &'a mut LoggedIn,
     record: &mut Record,
 ) -> Result<Option<LiteralReader<'a>>, SessionEnd> {
     let is_first = matches!(section, Section::Whole | Section::Part { first: 0, .. });
-    let failure = match logged_in.imap.fetch_body(message.uid, section).await {
+    let failure = match logged_in.imap.fetch_body(message.uid, section, next).await {
         Ok(Some(body)) if body.octets() == 0 && is_first && message.octets > 0 => {
             // Some servers show a message that they cannot read as an empty one. A client that
             // believed it would delete it.

@@ -264,6 +264,7 @@ pub(in crate::session) async fn find_target(
     let Quirks {
         trash_folder,
         archive_folder,
+        ..
     } = imap.quirks();
     Ok(match &settings.on_delete {
         DeletePolicy::Move(folder) => {

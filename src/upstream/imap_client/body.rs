@@ -1,5 +1,7 @@
 //! Fetching a message: up to the first octet of its body, which a [`LiteralReader`] then lends.
 
+use std::collections::VecDeque;
+
 use tokio::time::Instant;
 
 use super::{ImapClient, Received};
@@ -9,11 +11,19 @@ use crate::imap::command::{Command, CommandName, SearchedState, Section};
 use crate::imap::fetch::{self, BodyHead, BodyPlace, Fetch};
 use crate::imap::ids::{Uid, UidSet};
 use crate::imap::response::{Condition, Response, Status, Tag, Untagged};
+use crate::metrics::ReadAhead;
 use crate::upstream::LiteralReader;
 
 /// Octets of a body that is held until its UID is known. Of a longer one the UID is checked behind it,
 /// before its terminator is said.
 const UNNAMED_BODY_OCTETS_MAX: u64 = 64 * 1024;
+
+/// A FETCH of a whole message that the client has not asked for yet.
+pub(super) struct Ahead {
+    pub(super) tag: Tag,
+    pub(super) uid: Uid,
+    started: Instant,
+}
 
 /// How the answer to a FETCH of a body begins.
 enum BodyStart {
@@ -28,7 +38,13 @@ enum BodyStart {
 }
 
 impl ImapClient {
-    /// Begins to fetch a message, or part of it. `None`: there is no such message any more.
+    /// The messages that were asked for ahead, and not fetched yet.
+    pub fn under_way(&self) -> Vec<Uid> {
+        self.ahead.iter().map(|ahead| ahead.uid).collect()
+    }
+
+    /// Begins to fetch a message, or part of it, and asks in the same flight for the whole messages
+    /// that will be fetched next. `None`: there is no such message any more.
     ///
     /// # Errors
     /// When the upstream refuses, is lost, or has a message without showing it.
@@ -36,9 +52,20 @@ impl ImapClient {
         &mut self,
         uid: Uid,
         section: Section,
+        next: &[Uid],
     ) -> Result<Option<LiteralReader<'_>>, Failure> {
-        let started = Instant::now();
-        let tag = self.send(&Command::fetch_body(uid, section)).await?;
+        let (tag, started) = self.ask(uid, section).await?;
+        for uid in next {
+            let (tag, started) = self.send_fetch(*uid, Section::Whole);
+            self.ahead.push_back(Ahead {
+                tag,
+                uid: *uid,
+                started,
+            });
+        }
+        self.limit_command();
+        // Also when the answer is here already: what was asked for ahead must not wait for it.
+        self.stream.flush().await?;
         let status = match self.body_start(tag, uid, section).await? {
             BodyStart::Streamed(head) => {
                 return Ok(Some(LiteralReader::streamed(self, tag, uid, head, started)));
@@ -64,6 +91,110 @@ impl ImapClient {
         match left.is_empty() {
             true => Ok(None),
             false => Err(failure),
+        }
+    }
+
+    /// Asks for a body, unless that was done ahead. What was asked for ahead of it is not wanted.
+    async fn ask(&mut self, uid: Uid, section: Section) -> Result<(Tag, Instant), Failure> {
+        let is_ahead = |ahead: &VecDeque<Ahead>| ahead.iter().any(|ahead| ahead.uid == uid);
+        while section == Section::Whole && is_ahead(&self.ahead) {
+            match self.ahead.pop_front_if(|front| front.uid == uid) {
+                Some(Ahead { tag, started, .. }) => {
+                    self.metrics.read_ahead(ReadAhead::Hit, 1);
+                    return Ok((tag, started));
+                }
+                None => {
+                    self.limit_command();
+                    self.drain_front().await?;
+                }
+            }
+        }
+        self.drain_ahead().await?;
+        if section == Section::Whole {
+            self.metrics.read_ahead(ReadAhead::Miss, 1);
+        }
+        Ok(self.send_fetch(uid, section))
+    }
+
+    fn send_fetch(&mut self, uid: Uid, section: Section) -> (Tag, Instant) {
+        (
+            self.send(&Command::fetch_body(uid, section)),
+            Instant::now(),
+        )
+    }
+
+    /// Reads and drops all that was asked for ahead, as every other command must.
+    pub(super) async fn drain_ahead(&mut self) -> Result<(), Failure> {
+        self.limit_command();
+        while !(self.ahead.is_empty() && self.unfinished.is_empty()) {
+            self.drain_front().await?;
+        }
+        Ok(())
+    }
+
+    /// Reads on until one FETCH less is under way.
+    async fn drain_front(&mut self) -> Result<(), Failure> {
+        let under_way = |client: &Self| client.ahead.len() + client.unfinished.len();
+        let before = under_way(self);
+        while under_way(self) == before {
+            let received = self.receive().await?;
+            self.other(received, &mut |_| {}).await?;
+        }
+        Ok(())
+    }
+
+    /// The tagged response of a FETCH that nobody waits for.
+    pub(super) fn end_of_fetch(&mut self, tag: Tag, status: Status) -> Result<(), Failure> {
+        if let Some(place) = self.unfinished.iter().position(|(of, _)| *of == tag) {
+            let (_, started) = self.unfinished.swap_remove(place);
+            self.observe(CommandName::FetchBody, &status, started);
+            // The message went to the client as complete. If it was not, nothing more may happen in
+            // this session, least of all its removal.
+            return match status.condition {
+                Condition::Ok => Ok(()),
+                _ => Err(Garbled("the upstream takes back a message that it has sent").into()),
+            };
+        }
+        // What was read ahead is not there, or came in another order than asked for (RFC 3501 §5.5)
+        // and was skipped: the client will ask again.
+        match self.ahead.iter().position(|ahead| ahead.tag == tag) {
+            Some(place) => {
+                self.ahead.remove(place);
+                self.metrics.read_ahead(ReadAhead::Dropped, 1);
+                Ok(())
+            }
+            None => Err(Garbled("the end of a command that we did not send").into()),
+        }
+    }
+
+    /// Behind a body, waits for the end of its FETCH, or for the next body that was asked for:
+    /// Dovecot answers up to four FETCHes together, and ends them together.
+    pub(in crate::upstream) async fn end_body(
+        &mut self,
+        tag: Tag,
+        started: Instant,
+    ) -> Result<(), Failure> {
+        self.limit_command();
+        loop {
+            match self.receive().await? {
+                Received::Response(Response::Tagged { tag: ended, status }) if ended == tag => {
+                    self.observe(CommandName::FetchBody, &status, started);
+                    return self.expect_ok(CommandName::FetchBody, status);
+                }
+                Received::Body(head) if self.is_ahead(&head) => {
+                    self.next_body = Some(head);
+                    self.unfinished.push((tag, started));
+                    return Ok(());
+                }
+                other => self.other(other, &mut |_| {}).await?,
+            }
+        }
+    }
+
+    fn is_ahead(&self, head: &BodyHead) -> bool {
+        match head.items.uid {
+            Some(uid) => self.ahead.iter().any(|ahead| ahead.uid == uid),
+            None => !self.ahead.is_empty(),
         }
     }
 

@@ -65,7 +65,7 @@ impl ImapClient {
         let initial_response = at_once.then_some(&response);
         let command = Command::authenticate(mechanism.name(), initial_response);
         let started = Instant::now();
-        let tag = self.send(&command).await?;
+        let tag = self.send(&command);
         let mut answers = Vec::new();
         // The challenge after a refused token explains the refusal; it wants an empty answer.
         answers.push(match mechanism {
