@@ -125,7 +125,7 @@ pub enum Untagged {
     /// `n EXISTS`
     Exists(u32),
     /// `n FETCH (…)`
-    Fetch(Box<Fetch>),
+    Fetch(Fetch),
     /// `SEARCH …`, or the ALL of an ESEARCH (RFC 4731).
     Search(UidSet),
     /// `LIST …` or `XLIST …`
@@ -231,7 +231,7 @@ fn untagged(data: &[u8]) -> Result<Untagged, Garbled> {
 fn numbered(number: u32, data: &[u8]) -> Result<Untagged, Garbled> {
     if let Ok((rest, ((), ()))) = (value((), word("FETCH")), blanks).parse(data) {
         return match fetch::items(rest) {
-            Ok((b"", items)) => Ok(Untagged::Fetch(Box::new(items))),
+            Ok((b"", items)) => Ok(Untagged::Fetch(items)),
             _ => Err(Garbled("a FETCH response that cannot be read")),
         };
     }

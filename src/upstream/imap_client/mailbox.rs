@@ -122,7 +122,7 @@ impl ImapClient {
                     if let Untagged::Fetch(fetch) = untagged {
                         responses += 1;
                         if responses <= responses_max {
-                            each(*fetch);
+                            each(fetch);
                         }
                     }
                 })
