@@ -117,12 +117,14 @@ async fn last_words(client: &mut Client, end: &SessionEnd, gateway: &Gateway, re
     match end {
         SessionEnd::Upstream(failure) => failure.kind.reply(out, record.id),
         SessionEnd::ShuttingDown => FailureKind::ShuttingDown.reply(out, record.id),
-        SessionEnd::LoginTimeout => reply::err(out, "the login took too long"),
         SessionEnd::LineTooLong => reply::err(out, "that line is too long"),
         SessionEnd::TooManyMistakes => reply::err(out, "too many mistakes"),
         // The reply to the last login, or to QUIT, has been given; and RFC 1939 §3 has no words for an
         // autologout, since they would be taken for the reply to a command that is on its way.
-        SessionEnd::TooManyLogins | SessionEnd::UpdateIncomplete(_) | SessionEnd::ClientIdle => {}
+        SessionEnd::TooManyLogins
+        | SessionEnd::UpdateIncomplete(_)
+        | SessionEnd::LoginTimeout
+        | SessionEnd::ClientIdle => {}
         SessionEnd::ClientClosed
         | SessionEnd::ClientLost(_)
         | SessionEnd::ForeignProtocol

@@ -81,6 +81,7 @@ impl ImapClient {
         self.observe(CommandName::FetchBody, &status, started);
         let failure = match self.expect_ok(CommandName::FetchBody, status) {
             Ok(()) => FailureKind::UpstreamRefused.because("the upstream says NIL for a body"),
+            Err(failure) if failure.kind != FailureKind::UpstreamRefused => return Err(failure),
             Err(failure) => failure,
         };
         // That may be how the upstream says that the message is gone (Dovecot: `BODY[] NIL` and
