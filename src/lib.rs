@@ -27,7 +27,7 @@
 //! | [`tls`] | set-ups and handshakes | `line_stream` |
 //! | [`metrics`] | every metric family | `failure`, `imap`, `pop3` |
 //! | [`admin`] | `/metrics`, `/livez`, `/readyz` | |
-//! | [`demo`] | a sample upstream | `config` |
+//! | [`demo`] | a sample upstream | `config`, `secret` |
 //! | [`secret`] | what is never printed | |
 //!
 //! `tests/tidy.rs` reads the `use` lines of the sources and this table, and fails where they differ.

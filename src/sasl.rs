@@ -45,7 +45,8 @@ impl Mechanism {
 }
 
 /// With what a client wants in. None of its strings holds NUL, CR or LF; login and proof are not empty:
-/// some directories take an empty password for a wish to be nobody in particular.
+/// some directories take an empty password for a wish to be nobody in particular. The login of a token
+/// holds no `^A` either, which parts the fields of both token mechanisms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credential {
     login: Vec<u8>,
@@ -78,8 +79,13 @@ impl Credential {
     fn new(login: &[u8], authorize_as: Option<&[u8]>, proof: Proof) -> Result<Self, Malformed> {
         let (Proof::Password(secret) | Proof::BearerToken(secret)) = &proof;
         let harmless = |text: &[u8]| memchr::memchr3(0, b'\r', b'\n', text).is_none();
+        let is_one_field = match proof {
+            Proof::Password(_) => true,
+            Proof::BearerToken(_) => memchr::memchr(1, login).is_none(),
+        };
         let sound = !login.is_empty()
             && !secret.is_empty()
+            && is_one_field
             && harmless(login)
             && harmless(secret.expose())
             && authorize_as.is_none_or(harmless);
@@ -385,6 +391,8 @@ mod tests {
             b"y,a=joe,\x01auth=Bearer x\x01\x01",
             b"n,a=j=4F,\x01auth=Bearer x\x01\x01",
             b"n,a=joe\x01auth=Bearer x\x01\x01",
+            // As XOAUTH2 this would name somebody else.
+            b"n,a=joe\x01user=ann,\x01auth=Bearer x\x01\x01",
         ] {
             assert_eq!(
                 parse(Mechanism::OauthBearer, broken),

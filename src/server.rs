@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
@@ -18,7 +17,7 @@ use crate::failure::FailureKind;
 use crate::line_stream::{ByteStream, LineStream};
 use crate::metrics::Rejection;
 use crate::session::{Client, Gateway, SessionId, pop3};
-use crate::tls;
+use crate::tls::{self, TlsAcceptor};
 
 /// Pause after accept failed, as it does when descriptors run out: long enough not to spin, short
 /// enough to recover at once.

@@ -100,7 +100,8 @@ fn names_body(before_literal: &[u8]) -> bool {
 }
 
 fn is_status(response: &[u8]) -> bool {
-    let word = response.split(|octet| *octet == b' ').next().unwrap_or(b"");
+    let mut words = response.split(|octet| *octet == b' ');
+    let word = words.find(|word| !word.is_empty()).unwrap_or(b"");
     [&b"OK"[..], b"NO", b"BAD", b"BYE", b"PREAUTH"]
         .iter()
         .any(|status| word.eq_ignore_ascii_case(status))
@@ -119,6 +120,7 @@ mod tests {
             ("* 1 FETCH (BODY[TEXT] ~{12}", None),
             ("* OK see section {3}", None),
             ("* bye {3}", None),
+            ("*  NO {3}", None),
             ("A1 OK done {3}", None),
             ("+ {3}", None),
             ("* FLAGS (a{3}", None),

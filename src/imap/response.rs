@@ -198,7 +198,9 @@ fn tagged(line: &[u8]) -> Parsed<'_, Response> {
     .parse(line)
 }
 
+/// What follows `* `; one blank too many must not hide a message.
 fn untagged(data: &[u8]) -> Result<Untagged, Garbled> {
+    let data = data.trim_ascii_start();
     let condition = alt((
         value(Condition::Ok, word("OK")),
         value(Condition::No, word("NO")),
@@ -613,7 +615,7 @@ mod tests {
             assert_eq!(untagged_of(line), Untagged::Other, "{line}");
         }
         assert_eq!(
-            untagged_of("* 4294967295 EXISTS"),
+            untagged_of("*  4294967295 EXISTS"),
             Untagged::Exists(u32::MAX)
         );
         assert!(Response::parse(b"* 1 FETCH (UID").is_err());

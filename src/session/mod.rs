@@ -9,7 +9,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::account::Accounts;
@@ -19,7 +18,7 @@ use crate::imap::capability::{Capabilities, Capability};
 use crate::line_stream::{LineError, LineStream};
 use crate::metrics::Metrics;
 use crate::state::Memory;
-use crate::tls;
+use crate::tls::{self, TlsAcceptor};
 
 /// What all sessions share; nobody writes to it but through its parts.
 pub struct Gateway {
