@@ -8,7 +8,7 @@ use crate::imap::ids::Uid;
 /// bits, and we refuse longer literals, so that no message can be longer.
 pub type Octets = u32;
 
-/// UIDs, ascending and unique, each with its size: eight octets of memory a message.
+/// UIDs, ascending and unique, each with its size.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
     uids: Vec<Uid>,

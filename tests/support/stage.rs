@@ -154,7 +154,8 @@ impl Stage {
 
     /// As popgate does when it starts.
     pub(crate) fn get_to_know(&self) {
-        for upstream in self.gateway.accounts.upstreams().cloned() {
+        for upstream in self.gateway.accounts.upstreams() {
+            let upstream = Arc::clone(upstream);
             tokio::spawn(async move {
                 if let Ok(client) = upstream.connect().await {
                     client.logout().await;
