@@ -27,7 +27,7 @@
 //! | [`tls`] | set-ups and handshakes | `line_stream` |
 //! | [`metrics`] | every metric family | `failure`, `imap`, `pop3` |
 //! | [`admin`] | `/metrics`, `/livez`, `/readyz` | |
-//! | [`demo`] | a sample upstream | `config` |
+//! | [`demo`] | a sample upstream | `config`, `secret` |
 //! | [`secret`] | what is never printed | |
 //!
 //! `tests/tidy.rs` reads the `use` lines of the sources and this table, and fails where they differ.
@@ -36,15 +36,18 @@
 //!
 //! 1. Nothing is changed upstream before QUIT, and then only messages named by UID that this session
 //!    marked or retrieved. EXPUNGE without a UID set and CLOSE do not exist in [`imap::command`].
-//! 2. `+OK` is said when it is true; the terminator of a RETR only after the upstream's tagged OK.
+//! 2. `+OK` is said when it is true; the terminator of a RETR only behind the upstream's tagged OK,
+//!    or behind the next body that was asked for.
 //! 3. Octets of one side become arguments or data of the other, never commands.
-//! 4. Memory is constant whatever the size of a message, and eight octets a message of a mailbox.
-//! 5. Every wait, line, literal and queue has a limit with a name and a unit.
+//! 4. Memory is constant whatever the size of a message, and ten octets a message of a mailbox.
+//! 5. What is asked for ahead of the client waits in the kernel's buffer, not in ours.
+//! 6. Every wait, line, literal and queue has a limit with a name and a unit.
 #![forbid(unsafe_code)]
 
 pub mod account;
 pub mod admin;
 pub mod config;
+pub mod demo;
 pub mod failure;
 pub mod imap;
 pub mod line_stream;
@@ -62,7 +65,9 @@ pub mod upstream;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -73,6 +78,9 @@ use crate::server::Listener;
 use crate::session::{Gateway, SessionEnd};
 use crate::state::Memory;
 use crate::upstream::{Dial, TcpDialer, Upstream};
+
+/// Pause between two attempts to get to know an upstream that cannot be reached.
+const ACQUAINTANCE_PAUSE_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// Runs the gateway until `shutdown` is cancelled and the sessions have ended.
 ///
@@ -96,7 +104,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> io::Result<()> 
         info!(address = %listener.address()?, "listening for POP3");
     }
     for upstream in gateway.accounts.upstreams() {
-        tokio::spawn(get_to_know(upstream.clone()));
+        tokio::spawn(get_to_know(upstream.clone(), gateway.draining.clone()));
     }
     // Readiness is told until the last session has ended.
     let ended = CancellationToken::new();
@@ -171,39 +179,34 @@ pub fn gateway(
         timeouts: config.timeouts.clone(),
         cleartext_login: config.cleartext_login.clone(),
         tls,
+        read_ahead_octets: config.read_ahead_octets,
         client_workarounds: config.pop3.client_workarounds.clone(),
         draining,
         drained: CancellationToken::new(),
     }))
 }
 
-/// Asks an upstream once what it can do, so that the first client is offered all of it, and the
-/// operator reads at once whether it can be reached.
-async fn get_to_know(upstream: Arc<Upstream>) {
+/// Asks an upstream what it can do, until it has told, so that the first client is offered all of it,
+/// and the operator reads at once whether it can be reached.
+async fn get_to_know(upstream: Arc<Upstream>, draining: CancellationToken) {
     let name = upstream.settings().name.clone();
-    match upstream.connect().await {
-        Ok(mut client) => {
-            let capabilities = client.known_capabilities().await;
-            client.logout().await;
-            let names = capabilities.map(|can| can.names().collect::<Vec<_>>().join(" "));
-            info!(upstream = %name, capabilities = names.unwrap_or_default(), "upstream reached");
+    let mut pause = Duration::from_secs(1);
+    loop {
+        match upstream.connect().await {
+            Ok(mut client) => {
+                let capabilities = client.known_capabilities().await;
+                client.logout().await;
+                let names = capabilities.map(|can| can.names().collect::<Vec<_>>().join(" "));
+                info!(upstream = %name, capabilities = names.unwrap_or_default(), "upstream reached");
+                return;
+            }
+            Err(failure) => {
+                warn!(upstream = %name, %failure, "upstream not reached; clients are told to try again");
+            }
         }
-        Err(failure) => {
-            warn!(upstream = %name, %failure, "upstream not reached; clients will be told to try again")
+        tokio::select! {
+            () = sleep(pause) => pause = (2 * pause).min(ACQUAINTANCE_PAUSE_MAX),
+            () = draining.cancelled() => return,
         }
-    }
-}
-
-/// Stands in for the sample upstream.
-pub mod demo {
-    /// Nothing yet.
-    ///
-    /// # Errors
-    /// Always.
-    pub async fn run(
-        _port_base: u16,
-        _shutdown: tokio_util::sync::CancellationToken,
-    ) -> std::io::Result<()> {
-        Err(std::io::Error::other("the demo is not there yet"))
     }
 }

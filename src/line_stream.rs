@@ -27,6 +27,8 @@ pub struct LineStream {
     /// How much of `input` has been handed out.
     consumed: usize,
     output: Vec<u8>,
+    /// How much of `output` has been taken by the transport.
+    sent: usize,
     stall_limit: Duration,
     deadline: Option<Instant>,
     octets_read: u64,
@@ -64,6 +66,7 @@ impl LineStream {
             input: Vec::new(),
             consumed: 0,
             output: Vec::new(),
+            sent: 0,
             stall_limit,
             deadline: None,
             octets_read: 0,
@@ -208,7 +211,7 @@ impl LineStream {
         }
     }
 
-    /// Sends all output.
+    /// Sends all output. Cancel safe: what was sent is not sent again.
     ///
     /// # Errors
     /// When the transport takes nothing for the stall limit, or fails.
@@ -216,20 +219,22 @@ impl LineStream {
         if self.output.is_empty() {
             return Ok(());
         }
-        let mut sent = 0;
-        while sent < self.output.len() {
-            let write = self.stream.write(&self.output[sent..]);
+        while self.sent < self.output.len() {
+            let write = self.stream.write(&self.output[self.sent..]);
             match timeout(self.stall_limit, write).await {
                 Err(_) => return Err(LineError::Stalled),
                 Ok(Ok(0)) => return Err(LineError::Closed),
-                Ok(Ok(octets)) => sent += octets,
+                Ok(Ok(octets)) => {
+                    self.sent += octets;
+                    self.octets_written += octets as u64;
+                }
                 Ok(Err(error)) => return Err(error.into()),
             }
         }
         // Secrets for the upstream pass through here.
         zeroize::Zeroize::zeroize(self.output.as_mut_slice());
         self.output.clear();
-        self.octets_written += sent as u64;
+        self.sent = 0;
         match timeout(self.stall_limit, self.stream.flush()).await {
             Err(_) => Err(LineError::Stalled),
             Ok(result) => Ok(result?),
@@ -295,6 +300,27 @@ mod tests {
         assert!(matches!(stream.line(10).await, Err(LineError::Stalled)));
         stream.output().extend_from_slice(b"more than fits");
         assert!(matches!(stream.flush().await, Err(LineError::Stalled)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_sent_is_not_sent_again() {
+        let (ours, mut theirs) = duplex(8);
+        let mut stream = LineStream::new(Box::new(ours), LIMIT);
+        stream.output().extend_from_slice(b"0123456789abcdef");
+        assert!(
+            timeout(LIMIT / 2, stream.flush()).await.is_err(),
+            "cancelled"
+        );
+        assert!(matches!(stream.flush().await, Err(LineError::Stalled)));
+        stream.output().extend_from_slice(b"ghi");
+        let reader = tokio::spawn(async move {
+            let mut all = Vec::new();
+            theirs.read_to_end(&mut all).await.map(|_| all)
+        });
+        stream.close().await;
+        drop(stream);
+        let all = reader.await.expect("no panic").expect("read");
+        assert_eq!(all, b"0123456789abcdefghi");
     }
 
     #[tokio::test]

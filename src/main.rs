@@ -38,7 +38,9 @@ fn main() -> ExitCode {
     popgate::tls::install_provider();
     match cli.command {
         Command::Demo(demo) => run(cli.log_format, |shutdown| {
-            popgate::demo::run(demo.port_base, shutdown)
+            popgate::demo::run(demo.port_base, shutdown, |addresses, shutdown| {
+                popgate::run(popgate::demo::settings(addresses), shutdown)
+            })
         }),
         Command::Serve(arguments) => serve(cli.log_format, arguments),
         Command::Check(arguments) => match load(&arguments.config, &Flags::default()) {

@@ -44,6 +44,7 @@ pub struct Metrics {
     messages_retrieved: IntCounterVec,
     messages_deleted: IntCounterVec,
     bytes: IntCounterVec,
+    read_ahead: IntCounterVec,
 }
 
 /// Why a connection was turned away before a session began.
@@ -70,6 +71,30 @@ impl Rejection {
             Self::Connections => "connections",
             Self::ConnectionsPerAddress => "connections_per_address",
             Self::TlsHandshake => "tls_handshake",
+        }
+    }
+}
+
+/// What became of reading ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadAhead {
+    /// A message had been asked for when the client wanted it.
+    Hit,
+    /// It had not.
+    Miss,
+    /// A message was asked for, and the client did not want it.
+    Dropped,
+}
+
+impl ReadAhead {
+    const ALL: [Self; 3] = [Self::Hit, Self::Miss, Self::Dropped];
+
+    /// The metric label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Dropped => "dropped",
         }
     }
 }
@@ -224,6 +249,11 @@ impl Metrics {
                 "Octets of protocol inside TLS; out is what popgate sent.",
                 &["side", "direction"],
             )?,
+            read_ahead: counter(
+                "read_ahead_total",
+                "Messages by whether they were asked for before the client wanted them.",
+                &["result"],
+            )?,
             registry,
         };
         metrics.initialize(upstreams, outcomes);
@@ -260,6 +290,9 @@ impl Metrics {
                 self.pop3_command_duration
                     .with_label_values(&[command.label(), status]);
             }
+        }
+        for result in ReadAhead::ALL {
+            self.read_ahead.with_label_values(&[result.label()]);
         }
         for side in ["client", "upstream"] {
             for direction in ["in", "out"] {
@@ -387,6 +420,13 @@ impl Metrics {
         self.messages_deleted
             .with_label_values(&[upstream, action.label()])
             .inc_by(messages as u64);
+    }
+
+    /// So many messages were read ahead, or not.
+    pub fn read_ahead(&self, result: ReadAhead, messages: u64) {
+        self.read_ahead
+            .with_label_values(&[result.label()])
+            .inc_by(messages);
     }
 
     /// Octets that a session moved.

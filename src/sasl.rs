@@ -9,6 +9,9 @@ use zeroize::Zeroizing;
 
 use crate::secret::Secret;
 
+/// So many octets of a secret in a row are taken for an echo of it.
+const ECHO_OCTETS_MIN: usize = 6;
+
 /// The mechanisms that popgate speaks on either side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mechanism {
@@ -41,7 +44,9 @@ impl Mechanism {
     }
 }
 
-/// With what a client wants in. None of its strings holds NUL, CR or LF, and no login is empty.
+/// With what a client wants in. None of its strings holds NUL, CR or LF; login and proof are not empty:
+/// some directories take an empty password for a wish to be nobody in particular. The login of a token
+/// holds no `^A` either, which parts the fields of both token mechanisms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credential {
     login: Vec<u8>,
@@ -74,7 +79,13 @@ impl Credential {
     fn new(login: &[u8], authorize_as: Option<&[u8]>, proof: Proof) -> Result<Self, Malformed> {
         let (Proof::Password(secret) | Proof::BearerToken(secret)) = &proof;
         let harmless = |text: &[u8]| memchr::memchr3(0, b'\r', b'\n', text).is_none();
+        let is_one_field = match proof {
+            Proof::Password(_) => true,
+            Proof::BearerToken(_) => memchr::memchr(1, login).is_none(),
+        };
         let sound = !login.is_empty()
+            && !secret.is_empty()
+            && is_one_field
             && harmless(login)
             && harmless(secret.expose())
             && authorize_as.is_none_or(harmless);
@@ -105,6 +116,11 @@ impl Credential {
         &self.login
     }
 
+    /// Whose mailbox it opens, as typed.
+    pub fn mailbox_owner(&self) -> &[u8] {
+        self.authorize_as().unwrap_or(self.login())
+    }
+
     /// As whom the client wants to act, if not as itself (RFC 4616: authzid).
     pub fn authorize_as(&self) -> Option<&[u8]> {
         self.authorize_as.as_deref()
@@ -115,17 +131,36 @@ impl Credential {
         &self.proof
     }
 
-    /// Whether a text repeats the secret, plainly or in base64; such a text goes into no log.
+    /// Whether a text repeats the secret or a stretch of it: plainly, quoted, or within any base64;
+    /// such a text goes into no log.
     pub fn is_echoed_in(&self, text: &[u8]) -> bool {
         let (Proof::Password(secret) | Proof::BearerToken(secret)) = &self.proof;
-        let repeats =
-            |needle: &[u8]| !needle.is_empty() && memchr::memmem::find(text, needle).is_some();
-        repeats(secret.expose())
-            || repeats(encode(secret.expose()).expose())
-            || [Mechanism::Plain, Mechanism::Xoauth2]
-                .into_iter()
-                .filter_map(|mechanism| self.response(mechanism, "", 0))
-                .any(|response| repeats(response.expose()))
+        let text = text.to_ascii_lowercase();
+        let repeats = |spelling: &[u8]| {
+            let spelling = Zeroizing::new(spelling.to_ascii_lowercase());
+            let stretch = spelling.len().min(ECHO_OCTETS_MIN);
+            stretch > 0
+                && spelling
+                    .windows(stretch)
+                    .any(|part| memchr::memmem::find(&text, part).is_some())
+        };
+        // Base64 knows three alignments; its first and last characters depend on the neighbours.
+        let in_base64 = (0..3).any(|alignment| {
+            let mut message = Zeroizing::new(vec![0; alignment]);
+            message.reserve_exact(secret.expose().len());
+            message.extend_from_slice(secret.expose());
+            let encoded = encode(&message);
+            let inner = encoded
+                .expose()
+                .get(4..encoded.expose().len().saturating_sub(4));
+            inner.is_some_and(|inner| inner.len() >= ECHO_OCTETS_MIN && repeats(inner))
+        });
+        // A quoted string has a backslash where the secret has a quote or a backslash; the stretches
+        // between those are found as they are.
+        let mut between = secret.expose().split(|octet| matches!(octet, b'"' | b'\\'));
+        in_base64
+            || repeats(secret.expose())
+            || between.any(|part| part.len() >= 3 && repeats(part))
     }
 
     /// The client response, in base64, by which we pass this on to `host`:`port`. LOGIN has none.
@@ -303,6 +338,7 @@ mod tests {
             b"\0\0\0",
             b"\0joe\0x\0",
             b"\0\0x",
+            b"\0joe\0",
             b"\0joe\0x\r\n",
             b"\0j\noe\0x",
             b"a\rb\0joe\0x",
@@ -355,6 +391,8 @@ mod tests {
             b"y,a=joe,\x01auth=Bearer x\x01\x01",
             b"n,a=j=4F,\x01auth=Bearer x\x01\x01",
             b"n,a=joe\x01auth=Bearer x\x01\x01",
+            // As XOAUTH2 this would name somebody else.
+            b"n,a=joe\x01user=ann,\x01auth=Bearer x\x01\x01",
         ] {
             assert_eq!(
                 parse(Mechanism::OauthBearer, broken),
@@ -377,6 +415,44 @@ mod tests {
             parse(Mechanism::OauthBearer, again.expose()),
             Ok(credential)
         );
+    }
+
+    #[test]
+    fn echoes_are_recognized_however_they_are_spelt() {
+        let response = |mechanism, credential: &Credential| {
+            credential
+                .response(mechanism, "imap.example.org", 993)
+                .expect("a response")
+                .expose()
+                .to_vec()
+        };
+        let password = Credential::password(b"joe", Secret::new(b"a\"battery staple".to_vec()))
+            .expect("sound");
+        let token = parse(
+            Mechanism::Xoauth2,
+            b"user=joe\x01auth=Bearer ya29.a0AfB_byC-1234567890\x01\x01",
+        )
+        .expect("sound");
+        for (credential, text) in [
+            (
+                &password,
+                b"BAD in: LOGIN joe \"a\\\"battery staple\"".to_vec(),
+            ),
+            (&password, b"no such password: A\"BATTERY".to_vec()),
+            (&password, response(Mechanism::Plain, &password)),
+            (&token, b"bad token a0AfB_byC-12".to_vec()),
+            (&token, response(Mechanism::Xoauth2, &token)),
+            (&token, response(Mechanism::OauthBearer, &token)),
+        ] {
+            assert!(credential.is_echoed_in(&text), "{}", text.escape_ascii());
+        }
+        for text in [
+            &b""[..],
+            b"Authentication failed.",
+            b"Application-specific password required",
+        ] {
+            assert!(!password.is_echoed_in(text) && !token.is_echoed_in(text));
+        }
     }
 
     #[test]

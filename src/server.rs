@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
@@ -18,7 +17,7 @@ use crate::failure::FailureKind;
 use crate::line_stream::{ByteStream, LineStream};
 use crate::metrics::Rejection;
 use crate::session::{Client, Gateway, SessionId, pop3};
-use crate::tls;
+use crate::tls::{self, TlsAcceptor};
 
 /// Pause after accept failed, as it does when descriptors run out: long enough not to spin, short
 /// enough to recover at once.
@@ -118,7 +117,10 @@ async fn accept(listener: Listener, door: Arc<Door>) {
             () = door.gateway.draining.cancelled() => return,
         };
         match accepted {
-            Ok((socket, address)) => admit(socket, address.ip(), &listener, &door),
+            Ok((socket, address)) => {
+                // A client of 192.0.2.1 is that also where the listener is IPv6.
+                admit(socket, address.ip().to_canonical(), &listener, &door);
+            }
             Err(error) => {
                 warn!(%error, "accept failed");
                 sleep(ACCEPT_PAUSE).await;
@@ -164,8 +166,15 @@ async fn session(
     let mut transport: Box<dyn ByteStream> = Box::new(socket);
     let secure = acceptor.is_some();
     if let Some(acceptor) = acceptor {
-        let handshake = tls::accept(&acceptor, transport);
-        transport = match timeout_at(accepted + gateway.timeouts.login, handshake).await {
+        let handshake = timeout_at(
+            accepted + gateway.timeouts.login,
+            tls::accept(&acceptor, transport),
+        );
+        let handshaken = tokio::select! {
+            handshaken = handshake => handshaken,
+            () = gateway.draining.cancelled() => return,
+        };
+        transport = match handshaken {
             Ok(Ok(transport)) => transport,
             Ok(Err(error)) => {
                 debug!(client = %address, %error, "TLS handshake failed");
@@ -207,7 +216,7 @@ fn turn_away(socket: TcpStream, listener: &Listener, door: &Arc<Door>) {
 
 /// Whom a limit per address counts as one: an IPv6 site has a /64 to itself.
 fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
+    match address {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();
@@ -224,7 +233,6 @@ mod tests {
     fn an_ipv6_site_is_one_client() {
         for (address, counted_as) in [
             ("192.0.2.1", "192.0.2.1"),
-            ("::ffff:192.0.2.1", "192.0.2.1"),
             ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
         ] {
             let [address, counted_as] = [address, counted_as].map(|text| text.parse().expect(text));

@@ -138,6 +138,8 @@ fn every_key_means_what_it_says() {
         connections = 1
         connections_per_address = 2
         upstream_connections_per_account = 0x3
+        [read_ahead]
+        octets = "1MiB"
         [state]
         url = "memory:"
         [upstream.default]
@@ -176,6 +178,7 @@ fn every_key_means_what_it_says() {
     assert_eq!(config.timeouts.idle, Duration::from_secs(3600));
     assert_eq!(config.timeouts.upstream, Duration::from_millis(500));
     assert_eq!(config.timeouts.drain, Duration::from_secs(14 * 24 * 3600));
+    assert_eq!(config.read_ahead_octets, 1024 * 1024);
     assert_eq!(config.limits.connections, 1);
     assert_eq!(config.limits.connections_per_address, 2);
     assert_eq!(config.limits.upstream_connections_per_account, 3);
@@ -262,7 +265,7 @@ upstream = "defualt"
             "popgate.toml:11: [upstream.default] imap: \"imap.example.com\" is not a URL; write \"imaps://imap.example.com\"",
             "popgate.toml:13: [upstream.default.maildrop] sessions: \"share\" is not known; did you mean \"shared\"?",
             "popgate.toml:16: [[route]] upstream: there is no [upstream.defualt]; did you mean \"default\"?",
-            "popgate.toml:17: [bogus]: unknown section; known here: admin, limits, maildrop, pop3, route, security, state, timeouts, tls, upstream",
+            "popgate.toml:17: [bogus]: unknown section; known here: admin, limits, maildrop, pop3, read_ahead, route, security, state, timeouts, tls, upstream",
         ],
     );
 }
@@ -457,8 +460,8 @@ fn each_mistake_has_its_remedy() {
             "popgate.toml:3: [smtp]: submission is not there yet in this version of popgate; remove the section",
         ),
         (
-            "[read_ahead]\noctets = \"1MiB\"",
-            "popgate.toml:3: [read_ahead]: setting read-ahead is not there yet in this version of popgate; remove the section",
+            "[read_ahead]\noctets = \"much\"",
+            "popgate.toml:4: [read_ahead] octets: \"much\" is not a size; write it like \"256KiB\", or octets as a number",
         ),
         (
             "[limits]\nrecipients = 10",

@@ -16,13 +16,13 @@ use crate::upstream::Upstream;
 pub struct MailboxKey {
     /// The upstream's name in the config.
     pub upstream: Arc<str>,
-    /// As the client typed it.
-    pub login: Vec<u8>,
+    /// Whose it is, as the client typed it.
+    pub owner: Vec<u8>,
     /// As in the config.
     pub folder: String,
 }
 
-/// An upstream's name in the config, and the login as the client typed it.
+/// An upstream's name in the config, and the owner of the mailbox as the client typed it.
 type AccountKey = (Arc<str>, Vec<u8>);
 
 /// All accounts: today, whoever the upstreams let in.
@@ -71,16 +71,16 @@ impl Accounts {
             })
     }
 
-    /// Leave to open one more connection for this login, until the permit is dropped.
+    /// Leave to have one more connection to this owner's mailboxes, until the permit is dropped.
     ///
     /// # Errors
     /// `Overloaded` when it has `limits.upstream_connections_per_account` already.
     pub fn connection(
         &self,
         upstream: &Upstream,
-        login: &[u8],
+        owner: &[u8],
     ) -> Result<Permit<AccountKey>, Failure> {
-        let account = (upstream.settings().name.clone(), login.to_vec());
+        let account = (upstream.settings().name.clone(), owner.to_vec());
         self.connections
             .take(account, self.connections_per_account)
             .ok_or_else(|| {

@@ -14,7 +14,7 @@ use super::section::Section;
 use super::setting::Setting;
 use super::{
     CertificateFiles, CleartextLogin, Config, Endpoint, EndpointSecurity, Limits, Listeners,
-    MaildropSettings, Routes, Timeouts, Upstream, endpoint, loopback,
+    MaildropSettings, READ_AHEAD_OCTETS, Routes, Timeouts, Upstream, endpoint, loopback,
 };
 use crate::maildrop::DeletePolicy;
 use crate::tls::{certificates, check_pair, private_key};
@@ -64,11 +64,11 @@ fn config(mut root: Section<'_>) -> Config {
     let cleartext_login = security(root.section("security"));
     let timeouts = timeouts(root.section("timeouts"));
     let limits = limits(root.section("limits"));
+    let read_ahead_octets = read_ahead(root.section("read_ahead"));
     state(root.section("state"));
     let maildrop = maildrop(root.section("maildrop"), &MaildropSettings::default());
     let (upstreams, routes) = upstreams_and_routes(&mut root, &maildrop);
     root.not_yet("smtp", "submission is");
-    root.not_yet("read_ahead", "setting read-ahead is");
     root.not_yet("account", "accounts are");
     root.finish();
     Config {
@@ -78,6 +78,7 @@ fn config(mut root: Section<'_>) -> Config {
         cleartext_login,
         timeouts,
         limits,
+        read_ahead_octets,
         upstreams,
         routes,
     }
@@ -254,6 +255,15 @@ fn limits(section: Option<Section<'_>>) -> Limits {
     section.not_yet("recipients", "submission is");
     section.finish();
     limits
+}
+
+fn read_ahead(section: Option<Section<'_>>) -> u64 {
+    let Some(mut section) = section else {
+        return READ_AHEAD_OCTETS;
+    };
+    let octets = section.take("octets", Setting::octets);
+    section.finish();
+    octets.unwrap_or(READ_AHEAD_OCTETS)
 }
 
 fn state(section: Option<Section<'_>>) {

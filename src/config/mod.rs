@@ -46,6 +46,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How much of anything there may be.
     pub limits: Limits,
+    /// Octets of messages that may be asked for before a client wants them; 0 turns it off.
+    pub read_ahead_octets: u64,
     /// The IMAP servers, by the names of their config sections.
     pub upstreams: Vec<Arc<Upstream>>,
     /// Which login goes to which upstream.
@@ -66,11 +68,15 @@ impl Config {
             cleartext_login: CleartextLogin::default(),
             timeouts: Timeouts::default(),
             limits: Limits::default(),
+            read_ahead_octets: READ_AHEAD_OCTETS,
             upstreams: vec![Arc::clone(&upstream)],
             routes: Routes::to(upstream),
         }
     }
 }
+
+/// As much as a link of 40 Mbit/s carries in 50 ms.
+const READ_AHEAD_OCTETS: u64 = 256 * 1024;
 
 fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
@@ -97,7 +103,7 @@ pub enum ClientWorkaround {
     OeNsEoh,
 }
 
-/// PEM files, read again when they change.
+/// PEM files.
 #[derive(Debug, Clone)]
 pub struct CertificateFiles {
     /// The chain, leaf first.
@@ -220,6 +226,8 @@ pub enum EndpointSecurity {
 /// Deviations of a provider that cannot be detected at run time (PROVIDERS in the README).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Quirks {
+    /// Several commands at once have ended badly; so nothing is read ahead.
+    pub one_command_at_a_time: bool,
     /// The folder that `trash` means, where SPECIAL-USE and well-known names do not find it.
     pub trash_folder: Option<String>,
     /// The folder that `archive` means, likewise.

@@ -73,6 +73,7 @@ impl Provider {
             Self::Yahoo | Self::Fastmail | Self::Netease | Self::Gmx => (None, None),
         };
         Quirks {
+            one_command_at_a_time: self == Self::Outlook,
             trash_folder: trash_folder.map(str::to_owned),
             archive_folder: archive_folder.map(str::to_owned),
         }

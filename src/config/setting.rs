@@ -121,6 +121,22 @@ impl Setting {
         }
     }
 
+    /// A number of octets, also none.
+    pub(super) fn octets(&self) -> Result<u64, String> {
+        let text = match &self.kind {
+            ValueKind::I128(number) => {
+                return u64::try_from(*number)
+                    .map_err(|_| format!("is {number}; write a number of octets from 0 on"));
+            }
+            _ => self.text()?,
+        };
+        text.parse()
+            .map(|size: bytesize::ByteSize| size.as_u64())
+            .map_err(|_| {
+                format!("{text:?} is not a size; write it like \"256KiB\", or octets as a number")
+            })
+    }
+
     /// A path; a relative one in the config file is relative to the file's folder.
     pub(super) fn path(&self) -> Result<PathBuf, String> {
         match (self.text()?, &self.place, &self.folder) {

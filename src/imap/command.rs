@@ -7,8 +7,10 @@ use super::ids::{Uid, UidSet};
 use super::response::Tag;
 use crate::secret::Secret;
 
-/// Octets that the UID set of one command may take; RFC 9051 §4 lets servers refuse lines above 8192.
-pub const UID_SET_OCTETS_MAX: usize = 7 * 1024;
+/// UIDs that one command names. That keeps its line within the 8192 octets that RFC 9051 §4 lets
+/// servers insist on, its answer within a line too, and the work within what an upstream does before
+/// it is taken for lost.
+pub const UIDS_MAX: u32 = 200;
 
 /// Octets up to which LITERAL- (RFC 7888 §4) lets a literal go without waiting.
 const LITERAL_MINUS_OCTETS_MAX: usize = 4096;
@@ -114,15 +116,18 @@ pub struct MailboxName(Vec<u8>);
 impl MailboxName {
     /// A name that the upstream itself sent.
     pub fn from_wire(name: Vec<u8>) -> Self {
-        Self(name)
+        // The one name that is compared without regard to case (RFC 3501 §5.1).
+        match name.eq_ignore_ascii_case(b"INBOX") {
+            true => Self(b"INBOX".to_vec()),
+            false => Self(name),
+        }
     }
 
     /// A name from the config.
     pub fn encode(name: &str, utf8: bool) -> Self {
-        Self(if utf8 {
-            name.as_bytes().to_vec()
-        } else {
-            modified_utf7(name)
+        Self::from_wire(match utf8 {
+            true => name.as_bytes().to_vec(),
+            false => modified_utf7(name),
         })
     }
 
@@ -155,6 +160,26 @@ pub enum ListingIdentity {
     GmailMessageId,
     /// EMAILID
     EmailId,
+}
+
+/// What a SEARCH asks of messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SearchedState {
+    /// That they are there.
+    Present,
+    /// That they do not bear `\Deleted`.
+    Undeleted,
+    /// That they do not bear [`HIDDEN_KEYWORD`].
+    Unhidden,
+}
+
+/// What a STORE does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlagChange {
+    /// `+FLAGS.SILENT`
+    Set,
+    /// `-FLAGS.SILENT`
+    Clear,
 }
 
 /// A flag that we set.
@@ -258,14 +283,17 @@ impl Command {
         writer.end()
     }
 
-    /// `UID FETCH 1:* (UID RFC822.SIZE FLAGS …)`
-    pub fn fetch_listing(identity: ListingIdentity) -> Self {
-        let text = match identity {
-            ListingIdentity::Uid => "UID FETCH 1:* (UID RFC822.SIZE FLAGS)",
-            ListingIdentity::GmailMessageId => "UID FETCH 1:* (UID RFC822.SIZE FLAGS X-GM-MSGID)",
-            ListingIdentity::EmailId => "UID FETCH 1:* (UID RFC822.SIZE FLAGS EMAILID)",
+    /// `UID FETCH 1:last (UID RFC822.SIZE FLAGS …)`; without `last`, of all messages.
+    pub fn fetch_listing(last: Option<Uid>, identity: ListingIdentity) -> Self {
+        let items = match identity {
+            ListingIdentity::Uid => "UID RFC822.SIZE FLAGS",
+            ListingIdentity::GmailMessageId => "UID RFC822.SIZE FLAGS X-GM-MSGID",
+            ListingIdentity::EmailId => "UID RFC822.SIZE FLAGS EMAILID",
         };
-        Writer::new(CommandName::FetchListing, text).end()
+        let last = last.map_or("*".to_owned(), |last| last.to_string());
+        let mut writer = Writer::new(CommandName::FetchListing, "UID FETCH ");
+        writer.text(&format!("1:{last} ({items})"));
+        writer.end()
     }
 
     /// `UID FETCH uid (UID BODY.PEEK[]…)`
@@ -279,29 +307,31 @@ impl Command {
         writer.end()
     }
 
-    /// `UID SEARCH UID set`: which of these are still there.
-    pub fn search_present(set: &UidSet) -> Self {
+    /// `UID SEARCH UID set …`: which of these are still there, and as `state` says.
+    pub fn search(set: &UidSet, state: SearchedState) -> Self {
+        let state = match state {
+            SearchedState::Present => String::new(),
+            SearchedState::Undeleted => " UNDELETED".to_owned(),
+            SearchedState::Unhidden => format!(" UNKEYWORD {HIDDEN_KEYWORD}"),
+        };
         let mut writer = Writer::new(CommandName::Search, "UID SEARCH UID ");
-        writer.text(&set.to_string());
+        writer.text(&format!("{set}{state}"));
         writer.end()
     }
 
-    /// `UID SEARCH UID set UNDELETED`: which of these do not bear `\Deleted`.
-    pub fn search_undeleted(set: &UidSet) -> Self {
-        let mut writer = Writer::new(CommandName::Search, "UID SEARCH UID ");
-        writer.text(&set.to_string()).text(" UNDELETED");
-        writer.end()
-    }
-
-    /// `UID STORE set +FLAGS.SILENT (flag)`
-    pub fn store(set: &UidSet, flag: StoredFlag) -> Self {
+    /// `UID STORE set ±FLAGS.SILENT (flag)`
+    pub fn store(set: &UidSet, change: FlagChange, flag: StoredFlag) -> Self {
+        let sign = match change {
+            FlagChange::Set => '+',
+            FlagChange::Clear => '-',
+        };
         let flag = match flag {
             StoredFlag::Deleted => "\\Deleted",
             StoredFlag::Seen => "\\Seen",
             StoredFlag::Hidden => HIDDEN_KEYWORD,
         };
         let mut writer = Writer::new(CommandName::Store, "UID STORE ");
-        writer.text(&format!("{set} +FLAGS.SILENT ({flag})"));
+        writer.text(&format!("{set} {sign}FLAGS.SILENT ({flag})"));
         writer.end()
     }
 
@@ -581,7 +611,8 @@ mod tests {
             Command::list(ListVariant::Plain),
             Command::create(&mailbox, plus),
             Command::select(&mailbox, plus),
-            Command::fetch_listing(ListingIdentity::Uid),
+            Command::fetch_listing(None, ListingIdentity::Uid),
+            Command::fetch_listing(Some(uid), ListingIdentity::Uid),
             Command::fetch_body(uid, Section::Whole),
             Command::fetch_body(
                 uid,
@@ -590,11 +621,13 @@ mod tests {
                     octets: 4096,
                 },
             ),
-            Command::search_present(&set),
-            Command::search_undeleted(&set),
-            Command::store(&set, StoredFlag::Deleted),
-            Command::store(&set, StoredFlag::Seen),
-            Command::store(&set, StoredFlag::Hidden),
+            Command::search(&set, SearchedState::Present),
+            Command::search(&set, SearchedState::Undeleted),
+            Command::search(&set, SearchedState::Unhidden),
+            Command::store(&set, FlagChange::Set, StoredFlag::Deleted),
+            Command::store(&set, FlagChange::Clear, StoredFlag::Deleted),
+            Command::store(&set, FlagChange::Set, StoredFlag::Seen),
+            Command::store(&set, FlagChange::Set, StoredFlag::Hidden),
             Command::copy(&set, &mailbox, plus),
             Command::move_to(&set, &mailbox, plus),
             Command::expunge(&set),

@@ -1,7 +1,7 @@
 //! FETCH responses (RFC 3501 §7.4.2) and their data items, in any order.
 
 use nom::branch::alt;
-use nom::bytes::complete::take_while;
+use nom::bytes::complete::{take_while, take_while_m_n};
 use nom::character::complete::char;
 use nom::combinator::{map, map_opt, opt};
 use nom::sequence::{delimited, preceded};
@@ -229,11 +229,11 @@ fn flags(input: &[u8]) -> Parsed<'_, Flags> {
 
 /// `"(" objectid ")"`, `objectid = 1*255(ALPHA / DIGIT / "_" / "-")` (RFC 8474 §4).
 fn object_id(input: &[u8]) -> Parsed<'_, String> {
-    let id = take_while(|octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'_' | b'-'));
+    let id = take_while_m_n(1, 255, |octet: u8| {
+        octet.is_ascii_alphanumeric() || matches!(octet, b'_' | b'-')
+    });
     map_opt(delimited(char('('), id, char(')')), |id: &[u8]| {
-        String::from_utf8(id.to_vec())
-            .ok()
-            .filter(|id| !id.is_empty())
+        String::from_utf8(id.to_vec()).ok()
     })
     .parse(input)
 }

@@ -79,21 +79,25 @@ impl UidSet {
             .filter_map(Uid::new)
     }
 
-    /// The same UIDs in sets that each take at most `octets_max` to spell, so that no command
-    /// grows beyond what servers read (RFC 9051 §4: 8192 octets). At least one range each.
-    pub fn split(&self, octets_max: usize) -> Vec<UidSet> {
+    /// The same UIDs in sets of at most `uids_max`, for commands that an upstream can answer in one
+    /// breath. One UID takes at most 11 octets to spell, so that this limits the command's length too.
+    pub fn split(&self, uids_max: u32) -> Vec<UidSet> {
         let mut sets: Vec<UidSet> = Vec::new();
-        let mut octets = usize::MAX;
-        for range in &self.ranges {
-            let longer = spelling(*range).len() + 1;
-            octets = octets.saturating_add(longer);
-            match sets.last_mut() {
-                Some(set) if octets <= octets_max => set.ranges.push(*range),
-                _ => {
-                    octets = longer;
-                    sets.push(UidSet {
-                        ranges: vec![*range],
-                    });
+        let mut room = 0;
+        for &(mut first, last) in &self.ranges {
+            while first <= last {
+                if room == 0 {
+                    sets.push(UidSet::default());
+                    room = uids_max.max(1);
+                }
+                let end = last.min(first.saturating_add(room - 1));
+                if let Some(set) = sets.last_mut() {
+                    set.ranges.push((first, end));
+                }
+                room -= end - first + 1;
+                match end.checked_add(1) {
+                    Some(next) => first = next,
+                    None => break,
                 }
             }
         }
@@ -178,7 +182,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_a_naive_set(numbers in prop::collection::vec(1u32..200, 0..100), octets in 4usize..60) {
+        fn agrees_with_a_naive_set(numbers in prop::collection::vec(1u32..200, 0..100), uids_max in 1u32..60) {
             let naive: BTreeSet<u32> = numbers.iter().copied().collect();
             let ours = set(numbers);
             prop_assert_eq!(ours.len(), naive.len());
@@ -186,8 +190,9 @@ mod tests {
             for number in 1..200 {
                 prop_assert_eq!(ours.contains(Uid::new(number).expect("from 1")), naive.contains(&number));
             }
-            let parts = ours.split(octets);
-            prop_assert!(parts.iter().all(|part| part.to_string().len() <= octets.max(8)));
+            let parts = ours.split(uids_max);
+            prop_assert!(parts.iter().all(|part| (1..=uids_max as usize).contains(&part.len())));
+            prop_assert_eq!(parts.len(), naive.len().div_ceil(uids_max as usize));
             prop_assert!(parts.iter().flat_map(UidSet::iter).eq(ours.iter()));
         }
     }

@@ -4,6 +4,7 @@
 //! understand it, [`command`] writes what we say. What we do not know is skipped, never fatal;
 //! what contradicts the grammar where it matters is [`Garbled`].
 
+pub mod capability;
 pub mod command;
 pub mod fetch;
 pub mod framing;

@@ -11,12 +11,13 @@ use nom::multi::fold_many0;
 use nom::sequence::{delimited, preceded, terminated};
 
 use super::Garbled;
+use super::capability::{Capabilities, capabilities};
 use super::fetch::{self, Fetch, HIDDEN_KEYWORD};
 use super::grammar::{
     Parsed, any_value, astring, atom, blanks, nstring, number, parenthesized, stray_blanks, string,
     uid, uid_set, word,
 };
-use super::ids::{UidSet, UidValidity};
+use super::ids::{Uid, UidSet, UidValidity};
 
 /// One response of the upstream.
 #[derive(Debug, PartialEq, Eq)]
@@ -99,6 +100,8 @@ pub enum Code {
     UidValidity(UidValidity),
     /// `PERMANENTFLAGS (…)`
     PermanentFlags(PermanentFlags),
+    /// `MESSAGELIMIT n uid` (RFC 9738): the command went no further down than this UID.
+    MessageLimit(Uid),
 }
 
 /// Which flags can be changed for good, as far as we would want to.
@@ -122,7 +125,7 @@ pub enum Untagged {
     /// `n EXISTS`
     Exists(u32),
     /// `n FETCH (…)`
-    Fetch(Box<Fetch>),
+    Fetch(Fetch),
     /// `SEARCH …`, or the ALL of an ESEARCH (RFC 4731).
     Search(UidSet),
     /// `LIST …` or `XLIST …`
@@ -195,7 +198,9 @@ fn tagged(line: &[u8]) -> Parsed<'_, Response> {
     .parse(line)
 }
 
+/// What follows `* `; one blank too many must not hide a message.
 fn untagged(data: &[u8]) -> Result<Untagged, Garbled> {
+    let data = data.trim_ascii_start();
     let condition = alt((
         value(Condition::Ok, word("OK")),
         value(Condition::No, word("NO")),
@@ -228,7 +233,7 @@ fn untagged(data: &[u8]) -> Result<Untagged, Garbled> {
 fn numbered(number: u32, data: &[u8]) -> Result<Untagged, Garbled> {
     if let Ok((rest, ((), ()))) = (value((), word("FETCH")), blanks).parse(data) {
         return match fetch::items(rest) {
-            Ok((b"", items)) => Ok(Untagged::Fetch(Box::new(items))),
+            Ok((b"", items)) => Ok(Untagged::Fetch(items)),
             _ => Err(Garbled("a FETCH response that cannot be read")),
         };
     }
@@ -277,6 +282,10 @@ fn response_code(code: &[u8]) -> Option<Code> {
         b"UIDVALIDITY" => {
             let validity = map_opt(preceded(blanks, number), UidValidity::new);
             whole(validity, arguments).map(Code::UidValidity)
+        }
+        b"MESSAGELIMIT" => {
+            let limit = preceded((blanks, number, blanks), uid);
+            whole(limit, arguments).map(Code::MessageLimit)
         }
         b"PERMANENTFLAGS" => {
             whole(preceded(blanks, permanent_flags), arguments).map(Code::PermanentFlags)
@@ -380,141 +389,10 @@ fn extended_search(input: &[u8]) -> Result<Untagged, Garbled> {
     }
 }
 
-/// What an upstream says that it can do, as far as we would use it.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Capabilities(u32);
-
-/// Names in CAPABILITY that change what we do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Capability {
-    /// RFC 3501
-    Imap4Rev1,
-    /// RFC 9051
-    Imap4Rev2,
-    /// RFC 3501 §6.2.1
-    StartTls,
-    /// LOGIN is refused here.
-    LoginDisabled,
-    /// RFC 4959
-    SaslIr,
-    /// RFC 7888: non-synchronizing literals of any size.
-    LiteralPlus,
-    /// RFC 7888: of up to 4096 octets.
-    LiteralMinus,
-    /// RFC 4315
-    UidPlus,
-    /// RFC 6851
-    Move,
-    /// RFC 6154
-    SpecialUse,
-    /// The forerunner of SPECIAL-USE.
-    XList,
-    /// RFC 2971
-    Id,
-    /// RFC 5161
-    Enable,
-    /// RFC 9755
-    Utf8Accept,
-    /// RFC 2342
-    Namespace,
-    /// RFC 8474
-    ObjectId,
-    /// Gmail
-    GmailExtensions,
-    /// RFC 4731
-    ExtendedSearch,
-    /// AUTH=PLAIN
-    AuthPlain,
-    /// AUTH=LOGIN
-    AuthLogin,
-    /// AUTH=XOAUTH2
-    AuthXoauth2,
-    /// AUTH=OAUTHBEARER
-    AuthOauthBearer,
-}
-
-const CAPABILITY_NAMES: &[(&str, Capability)] = &[
-    ("IMAP4rev1", Capability::Imap4Rev1),
-    ("IMAP4rev2", Capability::Imap4Rev2),
-    ("STARTTLS", Capability::StartTls),
-    ("LOGINDISABLED", Capability::LoginDisabled),
-    ("SASL-IR", Capability::SaslIr),
-    ("LITERAL+", Capability::LiteralPlus),
-    ("LITERAL-", Capability::LiteralMinus),
-    ("UIDPLUS", Capability::UidPlus),
-    ("MOVE", Capability::Move),
-    ("SPECIAL-USE", Capability::SpecialUse),
-    ("XLIST", Capability::XList),
-    ("ID", Capability::Id),
-    ("ENABLE", Capability::Enable),
-    ("UTF8=ACCEPT", Capability::Utf8Accept),
-    ("UTF8=ONLY", Capability::Utf8Accept),
-    ("NAMESPACE", Capability::Namespace),
-    ("OBJECTID", Capability::ObjectId),
-    ("X-GM-EXT-1", Capability::GmailExtensions),
-    ("ESEARCH", Capability::ExtendedSearch),
-    ("AUTH=PLAIN", Capability::AuthPlain),
-    ("AUTH=LOGIN", Capability::AuthLogin),
-    ("AUTH=XOAUTH2", Capability::AuthXoauth2),
-    ("AUTH=OAUTHBEARER", Capability::AuthOauthBearer),
-];
-
-/// What RFC 9051 made part of the base protocol (its appendix E).
-const REV2_BASE: &[Capability] = &[
-    Capability::Namespace,
-    Capability::UidPlus,
-    Capability::Enable,
-    Capability::ExtendedSearch,
-    Capability::SaslIr,
-    Capability::Move,
-    Capability::LiteralMinus,
-];
-
-impl Capabilities {
-    /// Whether the upstream offers this, by name or as part of IMAP4rev2.
-    pub fn has(self, capability: Capability) -> bool {
-        self.0 & (1 << capability as u32) != 0
-    }
-
-    /// Adds one, and what it implies.
-    pub fn insert(&mut self, capability: Capability) {
-        self.0 |= 1 << capability as u32;
-        if capability == Capability::Imap4Rev2 {
-            for implied in REV2_BASE {
-                self.insert(*implied);
-            }
-        }
-    }
-
-    /// Their names, as in CAPABILITY, for a person to read.
-    pub fn names(self) -> impl Iterator<Item = &'static str> {
-        CAPABILITY_NAMES
-            .iter()
-            .filter(move |(_, capability)| self.has(*capability))
-            .map(|(name, _)| *name)
-    }
-}
-
-fn capabilities(input: &[u8]) -> Parsed<'_, Capabilities> {
-    fold_many0(
-        preceded(blanks, atom),
-        Capabilities::default,
-        |mut capabilities, name| {
-            let known = CAPABILITY_NAMES
-                .iter()
-                .find(|(known, _)| name.eq_ignore_ascii_case(known.as_bytes()));
-            if let Some((_, capability)) = known {
-                capabilities.insert(*capability);
-            }
-            capabilities
-        },
-    )
-    .parse(input)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::imap::capability::Capability;
 
     fn parse(line: &str) -> Response {
         Response::parse(line.as_bytes()).expect(line)
@@ -595,6 +473,11 @@ mod tests {
             ("* OK [UIDVALIDITY 9 x]", None),
             ("g1 OK [READ-ONLY] opened", Some(Code::ReadOnly)),
             ("g1 NO [TRYCREATE]", Some(Code::TryCreate)),
+            (
+                "g1 OK [MESSAGELIMIT 1000 23221] partial",
+                Uid::new(23221).map(Code::MessageLimit),
+            ),
+            ("g1 OK [MESSAGELIMIT 1000]", None),
             ("g1 OK [COPYUID 1 1:3 4:6] moved", None),
             (
                 "* OK [PERMANENTFLAGS (\\Answered \\Deleted \\*)] limited",
@@ -732,7 +615,7 @@ mod tests {
             assert_eq!(untagged_of(line), Untagged::Other, "{line}");
         }
         assert_eq!(
-            untagged_of("* 4294967295 EXISTS"),
+            untagged_of("*  4294967295 EXISTS"),
             Untagged::Exists(u32::MAX)
         );
         assert!(Response::parse(b"* 1 FETCH (UID").is_err());

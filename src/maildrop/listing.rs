@@ -8,7 +8,7 @@ use crate::imap::ids::Uid;
 /// bits, and we refuse longer literals, so that no message can be longer.
 pub type Octets = u32;
 
-/// UIDs, ascending and unique, each with its size: eight octets of memory a message.
+/// UIDs, ascending and unique, each with its size.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
     uids: Vec<Uid>,
@@ -40,15 +40,21 @@ impl ListingBuilder {
         });
     }
 
-    /// The messages that are not hidden; of what was told twice, the later counts.
-    pub fn build(mut self, learned: &BTreeMap<Uid, Octets>, hidden: &BTreeSet<Uid>) -> Listing {
+    /// The messages that are not hidden; of what was told twice, the later counts, and what is
+    /// remembered counts more than what was told.
+    pub fn build(
+        mut self,
+        learned: &BTreeMap<Uid, Octets>,
+        hidden: &BTreeSet<Uid>,
+        shown: &BTreeSet<Uid>,
+    ) -> Listing {
         self.seen.sort_by_key(|seen| seen.uid);
         let mut listing = Listing::default();
         for repeated in self.seen.chunk_by(|one, other| one.uid == other.uid) {
             let uid = repeated[0].uid;
             let last = |told: fn(&Seen) -> Option<Octets>| repeated.iter().rev().find_map(told);
-            let flagged = repeated.iter().rev().find_map(|seen| seen.hidden);
-            if flagged == Some(true) || hidden.contains(&uid) {
+            let flagged = repeated.iter().rev().find_map(|seen| seen.hidden) == Some(true);
+            if (flagged && !shown.contains(&uid)) || hidden.contains(&uid) {
                 continue;
             }
             let octets = learned
@@ -102,14 +108,22 @@ mod tests {
         builder.add(uid(5), None, None);
         builder.add(uid(6), Some(6), None);
         builder.add(uid(7), Some(u64::MAX), None);
+        builder.add(uid(8), Some(8), Some(true));
         let learned = BTreeMap::from([(uid(2), 22)]);
-        let listing = builder.build(&learned, &BTreeSet::from([uid(6)]));
+        let (hidden, shown) = (BTreeSet::from([uid(6)]), BTreeSet::from([uid(8)]));
+        let listing = builder.build(&learned, &hidden, &shown);
         let messages: Vec<_> = (0..listing.len())
             .filter_map(|place| listing.message(place))
             .collect();
         assert_eq!(
             messages,
-            [(uid(2), 22), (uid(5), 0), (uid(7), u32::MAX), (uid(9), 1)]
+            [
+                (uid(2), 22),
+                (uid(5), 0),
+                (uid(7), u32::MAX),
+                (uid(8), 8),
+                (uid(9), 1)
+            ]
         );
     }
 }

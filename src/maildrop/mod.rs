@@ -3,10 +3,12 @@
 //! A [`Maildrop`] is a snapshot: message-numbers, sizes and unique-ids are fixed at login, whatever
 //! happens upstream. DELE only marks; [`Maildrop::update`] turns the marks into UID sets at QUIT.
 
+mod fetch_window;
 mod listing;
 mod unique_id;
 mod update;
 
+pub use fetch_window::FetchWindow;
 pub use listing::{Listing, ListingBuilder, Octets};
 pub use unique_id::{Identities, UniqueId, UniqueIdFormat, UniqueIds};
 pub use update::{Abilities, DeletePolicy, Removal, Update};
@@ -187,7 +189,7 @@ mod tests {
     use super::*;
     use crate::imap::ids::UidValidity;
     use proptest::prelude::*;
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     fn n(number: u32) -> MessageNumber {
         MessageNumber::new(number).expect("not 0")
@@ -198,7 +200,7 @@ mod tests {
         for (uid, octets) in messages {
             builder.add(uid, Some(octets.into()), None);
         }
-        builder.build(&Default::default(), &Default::default())
+        builder.build(&BTreeMap::new(), &BTreeSet::new(), &BTreeSet::new())
     }
 
     fn maildrop(sizes: &[Octets]) -> Maildrop {

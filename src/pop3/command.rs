@@ -73,6 +73,8 @@ pub enum Mistake {
     Unknown,
     /// A known command with arguments that it does not take.
     Arguments,
+    /// A request of HTTP: somebody uses a browser to reach us.
+    ForeignProtocol,
 }
 
 /// The closed set of commands, for metrics.
@@ -173,6 +175,8 @@ impl Command {
             b"TOP" => top(arguments),
             b"UIDL" => maybe_number(arguments).map(Self::Uidl),
             b"LAST" => none(arguments, Self::Last),
+            b"GET" | b"POST" | b"PUT" | b"HEAD" | b"OPTIONS" | b"CONNECT" | b"DELETE"
+            | b"PATCH" | b"TRACE" => Err(Mistake::ForeignProtocol),
             _ => Err(Mistake::Unknown),
         }
     }
@@ -353,10 +357,10 @@ mod tests {
             "USERjoe",
             "RETR\t1",
             "\u{fc}",
-            "GET / HTTP/1.1",
         ] {
             assert_eq!(parse(line), Err(Mistake::Unknown), "{line}");
         }
+        assert_eq!(parse("GET / HTTP/1.1"), Err(Mistake::ForeignProtocol));
         for line in [
             "USER",
             "USER  ",

@@ -9,17 +9,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::account::Accounts;
 use crate::config::{CleartextLogin, ClientWorkaround, Timeouts};
 use crate::failure::{Failure, FailureKind};
-use crate::imap::response::{Capabilities, Capability};
+use crate::imap::capability::{Capabilities, Capability};
 use crate::line_stream::{LineError, LineStream};
 use crate::metrics::Metrics;
 use crate::state::Memory;
-use crate::tls;
+use crate::tls::{self, TlsAcceptor};
 
 /// What all sessions share; nobody writes to it but through its parts.
 pub struct Gateway {
@@ -35,6 +34,8 @@ pub struct Gateway {
     pub cleartext_login: CleartextLogin,
     /// For STLS; `None` without a certificate.
     pub tls: Option<TlsAcceptor>,
+    /// How much may be asked of an upstream before the client wants it.
+    pub read_ahead_octets: u64,
     /// For clients that hang on what others take.
     pub client_workarounds: Vec<ClientWorkaround>,
     /// No new logins any more.
@@ -46,8 +47,8 @@ pub struct Gateway {
 /// What can be offered to clients before it is known who they are: what every upstream has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offer {
-    /// XOAUTH2 and OAUTHBEARER.
-    pub tokens: bool,
+    /// XOAUTH2 and OAUTHBEARER; `None` while an upstream has not told.
+    pub tokens: Option<bool>,
     /// RFC 6856
     pub utf8: bool,
 }
@@ -56,17 +57,20 @@ impl Gateway {
     /// As far as the upstreams have told by now.
     pub fn offer(&self) -> Offer {
         let every = |can: fn(Capabilities) -> bool| {
-            self.accounts.upstreams().all(|upstream| {
+            let mut told = self.accounts.upstreams().map(|upstream| {
                 let seen = upstream.seen();
-                seen.before_login.is_some_and(can) || seen.after_login.is_some_and(can)
-            })
+                let after_login = seen.after_login.is_some_and(can);
+                seen.before_login
+                    .map(|before_login| can(before_login) || after_login)
+            });
+            told.try_fold(true, |every, can| Some(every && can?))
         };
         Offer {
             tokens: every(|capabilities| {
                 capabilities.has(Capability::AuthXoauth2)
                     || capabilities.has(Capability::AuthOauthBearer)
             }),
-            utf8: every(|capabilities| capabilities.has(Capability::Utf8Accept)),
+            utf8: every(|capabilities| capabilities.has(Capability::Utf8Accept)) == Some(true),
         }
     }
 
@@ -155,6 +159,8 @@ pub enum SessionEnd {
     LoginTimeout,
     /// Too many commands that were none.
     TooManyMistakes,
+    /// The client speaks HTTP.
+    ForeignProtocol,
     /// Too many logins that were refused.
     TooManyLogins,
     /// The TLS handshake failed.
@@ -169,7 +175,7 @@ pub enum SessionEnd {
 
 impl SessionEnd {
     /// All labels of [`SessionEnd::label`], and `quit`.
-    pub const LABELS: [&'static str; 12] = [
+    pub const LABELS: [&'static str; 13] = [
         "quit",
         "client_closed",
         "client_idle",
@@ -177,6 +183,7 @@ impl SessionEnd {
         "line_too_long",
         "login_timeout",
         "too_many_mistakes",
+        "foreign_protocol",
         "too_many_logins",
         "tls_failed",
         "upstream_failed",
@@ -193,6 +200,7 @@ impl SessionEnd {
             Self::LineTooLong => "line_too_long",
             Self::LoginTimeout => "login_timeout",
             Self::TooManyMistakes => "too_many_mistakes",
+            Self::ForeignProtocol => "foreign_protocol",
             Self::TooManyLogins => "too_many_logins",
             Self::TlsFailed(_) => "tls_failed",
             Self::Upstream(_) => "upstream_failed",

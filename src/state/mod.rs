@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dashmap::DashMap;
 
 use crate::account::MailboxKey;
-use crate::imap::ids::{Uid, UidValidity};
+use crate::imap::ids::{Uid, UidSet, UidValidity};
 use crate::maildrop::Octets;
 
 /// Mailboxes of which something is remembered; beyond that, of new ones nothing is.
@@ -22,12 +22,13 @@ pub struct Memory {
 }
 
 /// What is remembered of one mailbox under one UIDVALIDITY. To forget any of it loses no mail: a
-/// wrong size is told once more, a hidden message shows up again.
+/// wrong size is told once more, a hidden message shows up again, a marked one waits for another client.
 #[derive(Debug, Default)]
 struct Notes {
     validity: Option<UidValidity>,
     octets: BTreeMap<Uid, Octets>,
     hidden: BTreeSet<Uid>,
+    shown: BTreeSet<Uid>,
 }
 
 /// A copy of what is remembered of one mailbox.
@@ -37,6 +38,8 @@ pub struct Remembered {
     pub octets: BTreeMap<Uid, Octets>,
     /// Messages that POP3 shows no more.
     pub hidden: BTreeSet<Uid>,
+    /// Messages that POP3 shows although they bear `\Deleted`: a removal got no further.
+    pub shown: BTreeSet<Uid>,
 }
 
 impl Memory {
@@ -50,6 +53,7 @@ impl Memory {
             true => Remembered {
                 octets: notes.octets.clone(),
                 hidden: notes.hidden.clone(),
+                shown: notes.shown.clone(),
             },
             false => Remembered::default(),
         }
@@ -65,12 +69,25 @@ impl Memory {
         });
     }
 
-    /// POP3 is not to show these any more.
-    pub fn hide(&self, key: &MailboxKey, validity: UidValidity, uids: impl Iterator<Item = Uid>) {
+    /// POP3 is not to show these any more; `false`: there is no room to remember that.
+    #[must_use]
+    pub fn hide(&self, key: &MailboxKey, validity: UidValidity, uids: &UidSet) -> bool {
+        let mut remembered = false;
         self.note(key, validity, |notes| {
-            notes.hidden.extend(uids);
-            while notes.hidden.len() > MESSAGES_MAX {
-                notes.hidden.pop_first();
+            remembered = notes.hidden.len() + uids.len() <= MESSAGES_MAX;
+            if remembered {
+                notes.hidden.extend(uids.iter());
+            }
+        });
+        remembered
+    }
+
+    /// POP3 is to show these although they bear `\Deleted`.
+    pub fn keep_showing(&self, key: &MailboxKey, validity: UidValidity, uids: &UidSet) {
+        self.note(key, validity, |notes| {
+            notes.shown.extend(uids.iter());
+            while notes.shown.len() > MESSAGES_MAX {
+                notes.shown.pop_first();
             }
         });
     }
@@ -100,17 +117,20 @@ mod tests {
         let memory = Memory::default();
         let key = MailboxKey {
             upstream: "default".into(),
-            login: b"joe".to_vec(),
+            owner: b"joe".to_vec(),
             folder: "INBOX".to_owned(),
         };
         let [old, new] = [1, 2].map(|number| UidValidity::new(number).expect("not 0"));
         let uid = Uid::new(7).expect("not 0");
         memory.learn_octets(&key, old, uid, 12);
-        memory.hide(&key, old, [uid].into_iter());
+        let uids = UidSet::from_iter([uid]);
+        assert!(memory.hide(&key, old, &uids));
+        memory.keep_showing(&key, old, &uids);
         assert_eq!(memory.remembered(&key, old).octets.get(&uid), Some(&12));
         assert!(memory.remembered(&key, old).hidden.contains(&uid));
         assert!(memory.remembered(&key, new).octets.is_empty());
-        memory.hide(&key, new, std::iter::empty());
+        assert!(memory.remembered(&key, new).shown.is_empty());
+        memory.learn_octets(&key, new, uid, 13);
         assert!(memory.remembered(&key, old).hidden.is_empty());
     }
 }

@@ -1,29 +1,34 @@
 //! [`ImapClient`]: one connection to an IMAP server, from greeting to LOGOUT.
 
+mod body;
+mod folders;
+mod login;
+mod mailbox;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::{LiteralReader, Upstream};
+use body::Ahead;
+pub use folders::{Folders, Target};
+pub use mailbox::Selected;
+
+use super::Upstream;
 use crate::config::Quirks;
 use crate::failure::{Failure, FailureKind};
 use crate::imap::Garbled;
-use crate::imap::command::{
-    Command, CommandName, ListVariant, ListingIdentity, Literals, MailboxName, Section, StoredFlag,
-    UID_SET_OCTETS_MAX,
-};
-use crate::imap::fetch::{BodyHead, BodyPlace, Fetch};
-use crate::imap::framing::{self, Ending, LINE_OCTETS_MAX};
-use crate::imap::ids::{Uid, UidSet, UidValidity};
-use crate::imap::response::{
-    Capabilities, Capability, Code, Condition, Listed, PermanentFlags, Response, SpecialUse,
-    Status, Tag, Untagged,
-};
+use crate::imap::capability::{Capabilities, Capability};
+use crate::imap::command::{Command, CommandName, Literals, MailboxName};
+use crate::imap::fetch::BodyHead;
+use crate::imap::framing::{self, Ending, LINE_OCTETS_MAX, LITERALS_MAX};
+use crate::imap::ids::UidValidity;
+use crate::imap::response::{Code, Condition, Response, Status, Tag, Untagged};
 use crate::line_stream::{ByteStream, LineStream};
 use crate::metrics::Metrics;
-use crate::sasl::{Credential, Mechanism, Proof};
+use crate::sasl::Credential;
 
 /// A command must be answered within so many stall limits, however steadily its answer trickles.
 /// The listing of a million messages takes 60 MB.
@@ -33,11 +38,11 @@ const COMMAND_STALLS_MAX: u32 = 20;
 /// minutes (RFC 3501 §5.4).
 const KEEP_ALIVE: Duration = Duration::from_secs(5 * 60);
 
+/// Time for the last words to an upstream.
+const LOGOUT_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Octets of the upstream's text that go into a log line.
 const QUOTED_OCTETS_MAX: usize = 200;
-
-/// Mailboxes that a LIST may return; more are ignored.
-const MAILBOXES_MAX: usize = 10_000;
 
 /// One connection to an IMAP server. Dropping it closes the connection at once.
 pub struct ImapClient {
@@ -47,40 +52,16 @@ pub struct ImapClient {
     capabilities: Option<Capabilities>,
     utf8: bool,
     tags: u32,
+    /// FETCHes of whole messages whose answers nobody has read yet, in the order of their tags.
+    ahead: VecDeque<Ahead>,
+    /// FETCHes whose body has been read and whose tagged response has not.
+    unfinished: Vec<(Tag, Instant)>,
+    /// The beginning of a body that came before it was wanted; its octets are next in the stream.
+    next_body: Option<BodyHead>,
     last_answer: Instant,
     validity: Option<UidValidity>,
     /// So that no text of the upstream which repeats it reaches a log.
     credential: Option<Credential>,
-}
-
-/// What SELECT said.
-#[derive(Debug, Clone)]
-pub struct Selected {
-    /// Under which the UIDs of this session count.
-    pub validity: UidValidity,
-    /// How many messages there are.
-    pub exists: u32,
-    /// Whether nothing can be changed.
-    pub read_only: bool,
-    /// Which flags can be changed for good.
-    pub permanent_flags: PermanentFlags,
-}
-
-/// The mailboxes of an account.
-#[derive(Debug)]
-pub struct Folders {
-    listed: Vec<Listed>,
-    /// Where a new folder would go.
-    personal_prefix: Vec<u8>,
-}
-
-/// A folder that messages can be moved to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
-    /// Its name on the wire.
-    pub mailbox: MailboxName,
-    /// Whether LIST has shown it.
-    pub exists: bool,
 }
 
 /// What came in.
@@ -139,6 +120,9 @@ impl ImapClient {
             capabilities: None,
             utf8: false,
             tags: 0,
+            ahead: VecDeque::new(),
+            unfinished: Vec::new(),
+            next_body: None,
             last_answer: Instant::now(),
             validity: None,
             credential: None,
@@ -187,400 +171,15 @@ impl ImapClient {
             .map_or(Literals::Synchronizing, literals_of)
     }
 
-    /// Logs in by the best common mechanism; one attempt, whatever comes of it. Then greets with ID,
-    /// without which some providers open no mailbox.
-    ///
-    /// # Errors
-    /// `AuthRejected` only when the upstream said that the credential is wrong.
-    pub async fn authenticate(&mut self, credential: &Credential) -> Result<(), Failure> {
-        let capabilities = self.known_capabilities().await?;
-        let choice = choose_mechanism(capabilities, credential)
-            .map_err(|cause| FailureKind::Misconfigured.because(cause))?;
-        self.credential = Some(credential.clone());
-        // What was said before login does not hold after it (RFC 3501 §6.2.3).
-        self.capabilities = None;
-        let status = match (choice, credential.proof()) {
-            (Choice::Login, Proof::Password(password)) => {
-                let literals = literals_of(capabilities);
-                let command = Command::login(credential.login(), password, literals);
-                self.run(command, |_| {}).await?
-            }
-            (Choice::Login, Proof::BearerToken(_)) => {
-                return Err(FailureKind::Misconfigured.because("LOGIN cannot carry a token"));
-            }
-            (Choice::Authenticate(mechanism), _) => {
-                let at_once = capabilities.has(Capability::SaslIr);
-                self.exchange(mechanism, credential, at_once).await?
-            }
-        };
-        if status.condition != Condition::Ok {
-            return Err(self.login_failure(&status));
-        }
-        let capabilities = self.known_capabilities().await?;
-        self.upstream
-            .note(|seen| seen.after_login = Some(capabilities));
-        if capabilities.has(Capability::Id) {
-            // Its answer, even NO, changes nothing.
-            self.run(Command::id(env!("CARGO_PKG_VERSION")), |_| {})
-                .await?;
-        }
-        Ok(())
-    }
-
-    /// AUTHENTICATE (RFC 3501 §6.2.2, RFC 4959)
-    async fn exchange(
-        &mut self,
-        mechanism: Mechanism,
-        credential: &Credential,
-        at_once: bool,
-    ) -> Result<Status, Failure> {
-        let endpoint = &self.upstream.settings().imap;
-        let response = credential
-            .response(mechanism, &endpoint.host, endpoint.port)
-            .ok_or_else(|| FailureKind::Misconfigured.because("a mechanism without a response"))?;
-        let initial_response = at_once.then_some(&response);
-        let command = Command::authenticate(mechanism.name(), initial_response);
-        let started = Instant::now();
-        let tag = self.send(&command).await?;
-        let mut answers = Vec::new();
-        // The challenge after a refused token explains the refusal; it wants an empty answer.
-        answers.push(match mechanism {
-            Mechanism::OauthBearer => &b"AQ=="[..],
-            _ => b"",
-        });
-        if !at_once {
-            answers.push(response.expose());
-        }
-        let status = loop {
-            match self.receive().await? {
-                Received::Response(Response::Continuation(_)) => {
-                    let answer = answers
-                        .pop()
-                        .ok_or(Garbled("more challenges than the mechanism has"))?;
-                    self.stream.output().extend_from_slice(answer);
-                    self.stream.output().extend_from_slice(b"\r\n");
-                }
-                Received::Response(Response::Tagged { tag: ended, status }) if ended == tag => {
-                    break status;
-                }
-                other => self.other(other, &mut |_| {}).await?,
-            }
-        };
-        self.observe(CommandName::Authenticate, &status, started);
-        Ok(status)
-    }
-
-    /// RFC 5530 says what a NO means; where there is no code, it means the credential.
-    fn login_failure(&self, status: &Status) -> Failure {
-        let kind = match (&status.code, status.condition) {
-            (Some(Code::AuthenticationFailed | Code::Expired), _) => FailureKind::AuthRejected,
-            (Some(Code::Unavailable), _) => FailureKind::AuthUnavailable,
-            (Some(Code::Limit), _) => FailureKind::AuthUnavailable,
-            (Some(Code::InUse), _) => FailureKind::MaildropInUse,
-            (Some(Code::AuthorizationFailed | Code::PrivacyRequired), _) => {
-                FailureKind::Misconfigured
-            }
-            (_, Condition::Bad) => FailureKind::OurMistake,
-            _ if speaks_of_throttling(&status.text) => FailureKind::AuthUnavailable,
-            _ => FailureKind::AuthRejected,
-        };
-        kind.because(format!("login: {}", self.quote(&status.text)))
-    }
-
-    /// ENABLE UTF8=ACCEPT (RFC 9755), if the upstream can.
-    ///
-    /// # Errors
-    /// When it was lost.
-    pub async fn enable_utf8(&mut self) -> Result<(), Failure> {
-        if self.has(Capability::Utf8Accept) && self.has(Capability::Enable) {
-            let mut enabled = false;
-            self.run(Command::enable_utf8(), |untagged| {
-                if let Untagged::Enabled(what) = untagged {
-                    enabled |= what.has(Capability::Utf8Accept);
-                }
-            })
-            .await?;
-            self.utf8 = enabled;
-        }
-        Ok(())
+    /// Whether messages come as they are, with UTF-8 in their headers.
+    pub fn is_utf8(&self) -> bool {
+        self.utf8
     }
 
     /// A name from the config as this connection spells it.
     pub fn mailbox(&self, name: &str) -> MailboxName {
         let only_rev2 = self.has(Capability::Imap4Rev2) && !self.has(Capability::Imap4Rev1);
         MailboxName::encode(name, self.utf8 || only_rev2)
-    }
-
-    /// Opens a mailbox for reading and writing.
-    ///
-    /// # Errors
-    /// `Misconfigured` when there is no such mailbox, `MaildropInUse` when it is locked.
-    pub async fn select(&mut self, mailbox: &MailboxName) -> Result<Selected, Failure> {
-        let mut exists = 0;
-        let mut validity = None;
-        // RFC 3501 §6.3.1: without PERMANENTFLAGS all flags can be changed; of keywords we do not
-        // believe it.
-        let mut permanent_flags = PermanentFlags {
-            seen: true,
-            deleted: true,
-            hidden: false,
-        };
-        self.validity = None;
-        let status = self
-            .run(
-                Command::select(mailbox, self.literals()),
-                |untagged| match untagged {
-                    Untagged::Exists(count) => exists = count,
-                    Untagged::Status(status) => match status.code {
-                        Some(Code::UidValidity(said)) => validity = Some(said),
-                        Some(Code::PermanentFlags(said)) => permanent_flags = said,
-                        _ => {}
-                    },
-                    _ => {}
-                },
-            )
-            .await?;
-        let read_only = status.code == Some(Code::ReadOnly);
-        match &status {
-            Status {
-                code: Some(Code::InUse),
-                ..
-            } => {
-                let text = self.quote(&status.text);
-                return Err(FailureKind::MaildropInUse.because(format!("SELECT: {text}")));
-            }
-            Status {
-                code: Some(Code::NonExistent | Code::TryCreate),
-                condition: Condition::No,
-                ..
-            } => {
-                let text = self.quote(&status.text);
-                return Err(FailureKind::Misconfigured
-                    .because(format!("maildrop.folder cannot be opened: {text}")));
-            }
-            _ => self.expect_ok(CommandName::Select, status)?,
-        }
-        let validity = validity.ok_or_else(|| {
-            FailureKind::Misconfigured
-                .because("the upstream has no UIDVALIDITY, so its UIDs name nothing")
-        })?;
-        self.validity = Some(validity);
-        Ok(Selected {
-            validity,
-            exists,
-            read_only,
-            permanent_flags,
-        })
-    }
-
-    /// UID, size and flags of every message, one response each.
-    ///
-    /// # Errors
-    /// When the upstream refuses or is lost; what came before is not to be trusted then.
-    pub async fn list_messages(
-        &mut self,
-        identity: ListingIdentity,
-        mut each: impl FnMut(Fetch),
-    ) -> Result<(), Failure> {
-        let status = self
-            .run(Command::fetch_listing(identity), |untagged| {
-                if let Untagged::Fetch(fetch) = untagged {
-                    each(*fetch);
-                }
-            })
-            .await?;
-        self.expect_ok(CommandName::FetchListing, status)
-    }
-
-    /// Begins to fetch a message, or part of it. `None`: there is no such message any more.
-    ///
-    /// # Errors
-    /// When the upstream refuses, is lost, or has a message without showing it.
-    pub async fn fetch_body(
-        &mut self,
-        uid: Uid,
-        section: Section,
-    ) -> Result<Option<LiteralReader<'_>>, Failure> {
-        let started = Instant::now();
-        let tag = self.send(&Command::fetch_body(uid, section)).await?;
-        let mut withheld = false;
-        loop {
-            match self.receive().await? {
-                Received::Body(head) if is_ours(&head.items, uid) && fits(head.place, section) => {
-                    return Ok(Some(LiteralReader::streamed(self, tag, uid, head, started)));
-                }
-                Received::Response(Response::Untagged(Untagged::Fetch(mut fetch)))
-                    if fetch.uid == Some(uid)
-                        && fetch
-                            .body
-                            .as_ref()
-                            .is_some_and(|body| fits(body.place, section)) =>
-                {
-                    match fetch.body.take().and_then(|body| body.content) {
-                        Some(content) => {
-                            let reader = LiteralReader::inline(self, tag, uid, content, started);
-                            return Ok(Some(reader));
-                        }
-                        None => withheld = true,
-                    }
-                }
-                Received::Response(Response::Tagged { tag: ended, status }) if ended == tag => {
-                    self.observe(CommandName::FetchBody, &status, started);
-                    self.expect_ok(CommandName::FetchBody, status)?;
-                    return match withheld {
-                        true => Err(FailureKind::UpstreamRefused
-                            .because("the upstream says NIL for a body")),
-                        false => Ok(None),
-                    };
-                }
-                other => self.other(other, &mut |_| {}).await?,
-            }
-        }
-    }
-
-    /// Sets a flag on each of these messages that is still there.
-    ///
-    /// # Errors
-    /// When the upstream refuses or is lost; some may bear it then.
-    pub async fn store(&mut self, set: &UidSet, flag: StoredFlag) -> Result<(), Failure> {
-        for part in set.split(UID_SET_OCTETS_MAX) {
-            let status = self.run(Command::store(&part, flag), |_| {}).await?;
-            self.expect_ok(CommandName::Store, status)?;
-        }
-        Ok(())
-    }
-
-    /// Removes those of these messages that bear `\Deleted`, and no others (RFC 4315).
-    ///
-    /// # Errors
-    /// When the upstream refuses or is lost.
-    pub async fn expunge(&mut self, set: &UidSet) -> Result<(), Failure> {
-        for part in set.split(UID_SET_OCTETS_MAX) {
-            let status = self.run(Command::expunge(&part), |_| {}).await?;
-            self.expect_ok(CommandName::Expunge, status)?;
-        }
-        Ok(())
-    }
-
-    /// UID MOVE (RFC 6851); creates the folder if the upstream says that this would help.
-    ///
-    /// # Errors
-    /// When the upstream refuses or is lost.
-    pub async fn move_to(&mut self, set: &UidSet, mailbox: &MailboxName) -> Result<(), Failure> {
-        self.transfer(set, mailbox, CommandName::Move, Command::move_to)
-            .await
-    }
-
-    /// UID COPY; creates the folder if the upstream says that this would help.
-    ///
-    /// # Errors
-    /// When the upstream refuses or is lost.
-    pub async fn copy(&mut self, set: &UidSet, mailbox: &MailboxName) -> Result<(), Failure> {
-        self.transfer(set, mailbox, CommandName::Copy, Command::copy)
-            .await
-    }
-
-    async fn transfer(
-        &mut self,
-        set: &UidSet,
-        mailbox: &MailboxName,
-        name: CommandName,
-        command: fn(&UidSet, &MailboxName, Literals) -> Command,
-    ) -> Result<(), Failure> {
-        let literals = self.literals();
-        for part in set.split(UID_SET_OCTETS_MAX) {
-            let mut status = self.run(command(&part, mailbox, literals), |_| {}).await?;
-            if status.condition == Condition::No && status.code == Some(Code::TryCreate) {
-                self.create(mailbox).await?;
-                status = self.run(command(&part, mailbox, literals), |_| {}).await?;
-            }
-            self.expect_ok(name, status)?;
-        }
-        Ok(())
-    }
-
-    /// CREATE
-    ///
-    /// # Errors
-    /// When the upstream refuses or is lost.
-    pub async fn create(&mut self, mailbox: &MailboxName) -> Result<(), Failure> {
-        let status = self
-            .run(Command::create(mailbox, self.literals()), |_| {})
-            .await?;
-        self.expect_ok(CommandName::Create, status)
-    }
-
-    /// Which of these messages are in the mailbox still.
-    ///
-    /// # Errors
-    /// When the upstream refuses or is lost.
-    pub async fn present(&mut self, set: &UidSet) -> Result<UidSet, Failure> {
-        self.search(set, Command::search_present).await
-    }
-
-    /// Which of these messages are in the mailbox still and do not bear `\Deleted`.
-    ///
-    /// # Errors
-    /// When the upstream refuses or is lost.
-    pub async fn undeleted(&mut self, set: &UidSet) -> Result<UidSet, Failure> {
-        self.search(set, Command::search_undeleted).await
-    }
-
-    async fn search(
-        &mut self,
-        set: &UidSet,
-        command: fn(&UidSet) -> Command,
-    ) -> Result<UidSet, Failure> {
-        let mut found = Vec::new();
-        for part in set.split(UID_SET_OCTETS_MAX) {
-            let status = self
-                .run(command(&part), |untagged| {
-                    if let Untagged::Search(uids) = untagged {
-                        // Ours alone, so that a set of four billion cannot be walked through.
-                        found.extend(part.iter().filter(|uid| uids.contains(*uid)));
-                    }
-                })
-                .await?;
-            self.expect_ok(CommandName::Search, status)?;
-        }
-        Ok(found.into_iter().collect())
-    }
-
-    /// The mailboxes of the account, and where a new one would go.
-    ///
-    /// # Errors
-    /// When the upstream refuses or is lost.
-    pub async fn folders(&mut self) -> Result<Folders, Failure> {
-        let variant = match (
-            self.has(Capability::SpecialUse),
-            self.has(Capability::XList),
-        ) {
-            (true, _) => ListVariant::SpecialUse,
-            (false, true) => ListVariant::XList,
-            (false, false) => ListVariant::Plain,
-        };
-        let mut folders = Folders {
-            listed: Vec::new(),
-            personal_prefix: Vec::new(),
-        };
-        let status = self
-            .run(Command::list(variant), |untagged| match untagged {
-                Untagged::List(listed) if folders.listed.len() < MAILBOXES_MAX => {
-                    folders.listed.push(listed);
-                }
-                _ => {}
-            })
-            .await?;
-        self.expect_ok(CommandName::List, status)?;
-        if self.has(Capability::Namespace) {
-            self.run(Command::namespace(), |untagged| {
-                if let Untagged::Namespace(prefix) = untagged {
-                    folders.personal_prefix = prefix;
-                }
-            })
-            .await?;
-        }
-        Ok(folders)
     }
 
     /// NOOP when the upstream has been silent for long, so that neither it nor a firewall forgets us.
@@ -595,11 +194,11 @@ impl ImapClient {
         Ok(())
     }
 
-    /// LOGOUT, without waiting for more than the polite answer; nothing depends on it.
+    /// LOGOUT, without waiting for its answer; nothing depends on it.
     pub async fn logout(mut self) {
-        if self.send(&Command::logout()).await.is_ok() {
-            self.stream.close().await;
-        }
+        self.stream.limit_stalls(LOGOUT_PATIENCE);
+        self.send(&Command::logout());
+        self.stream.close().await;
     }
 
     /// Deviations of this provider.
@@ -631,6 +230,7 @@ impl ImapClient {
         command: Command,
         mut each: impl FnMut(Untagged),
     ) -> Result<Status, Failure> {
+        self.drain_ahead().await?;
         let started = Instant::now();
         let mut parts = command.parts(self.next_tag()).peekable();
         let tag = Tag(self.tags);
@@ -655,14 +255,13 @@ impl ImapClient {
         Ok(status)
     }
 
-    /// Sends a command that has no synchronizing literal.
-    async fn send(&mut self, command: &Command) -> Result<Tag, Failure> {
+    /// Sends a command that has no synchronizing literal, with the next wait for an answer.
+    fn send(&mut self, command: &Command) -> Tag {
         for part in command.parts(self.next_tag()) {
             self.stream.output().extend_from_slice(&part);
         }
         self.limit_command();
-        self.stream.flush().await?;
-        Ok(Tag(self.tags))
+        Tag(self.tags)
     }
 
     fn next_tag(&mut self) -> Tag {
@@ -677,14 +276,17 @@ impl ImapClient {
 
     /// One response, or as much of one as comes before a body.
     pub(super) async fn receive(&mut self) -> Result<Received, Failure> {
+        if let Some(head) = self.next_body.take() {
+            return Ok(Received::Body(head));
+        }
         let line = self.stream.line(LINE_OCTETS_MAX).await?;
         self.last_answer = Instant::now();
-        match framing::ending(line)? {
+        match framing::ending_of_first(line)? {
             Ending::Complete => Ok(Received::Response(Response::parse(line)?)),
             Ending::Body(head) => Ok(Received::Body(head)),
             Ending::Literal { octets } => {
                 let mut logical = line.to_vec();
-                self.read_literal(&mut logical, octets).await?;
+                self.splice(&mut logical, octets).await?;
                 match self.complete_line(&mut logical).await? {
                     Some(head) => Ok(Received::Body(head)),
                     None => Ok(Received::Response(Response::parse(&logical)?)),
@@ -698,24 +300,33 @@ impl ImapClient {
         &mut self,
         logical: &mut Vec<u8>,
     ) -> Result<Option<BodyHead>, Failure> {
-        loop {
+        for _ in 0..LITERALS_MAX {
+            let line_start = logical.len();
             let line = self.stream.line(LINE_OCTETS_MAX).await?;
             logical.extend_from_slice(line);
-            match framing::ending(logical)? {
+            match framing::ending_of_next(logical, line_start)? {
                 Ending::Complete => return Ok(None),
                 Ending::Body(head) => return Ok(Some(head)),
-                Ending::Literal { octets } => self.read_literal(logical, octets).await?,
+                Ending::Literal { octets } => self.splice(logical, octets).await?,
             }
         }
+        Err(Garbled("too many literals in one response").into())
     }
 
-    async fn read_literal(&mut self, logical: &mut Vec<u8>, octets: usize) -> Result<(), Failure> {
-        framing::splice(logical, b"");
+    async fn splice(&mut self, logical: &mut Vec<u8>, octets: usize) -> Result<(), Failure> {
+        framing::splice(logical);
+        self.read_octets(logical, octets as u64).await
+    }
+
+    async fn read_octets(&mut self, into: &mut Vec<u8>, octets: u64) -> Result<(), Failure> {
         let mut left = octets;
         while left > 0 {
-            let chunk = self.stream.chunk(left).await?;
-            logical.extend_from_slice(chunk);
-            left -= chunk.len();
+            let chunk = self
+                .stream
+                .chunk(usize::try_from(left).unwrap_or(usize::MAX))
+                .await?;
+            into.extend_from_slice(chunk);
+            left -= chunk.len() as u64;
         }
         Ok(())
     }
@@ -736,9 +347,7 @@ impl ImapClient {
                 each(untagged);
                 Ok(())
             }
-            Received::Response(Response::Tagged { .. }) => {
-                Err(Garbled("the end of a command that we did not send").into())
-            }
+            Received::Response(Response::Tagged { tag, status }) => self.end_of_fetch(tag, status),
             Received::Response(Response::Continuation(_)) => {
                 Err(Garbled("a continuation that we did not ask for").into())
             }
@@ -806,67 +415,7 @@ impl ImapClient {
             _ => FailureKind::UpstreamRefused,
         };
         let text = self.quote(&status.text);
-        let failure = kind.because(format!("{}: {text}", name.label()));
-        self.metrics
-            .upstream_error(&self.upstream.settings().name, failure.kind);
-        Err(failure)
-    }
-}
-
-impl Folders {
-    /// The folder with one of these special uses, else the provider's own name for it, else one of
-    /// the well-known names; else the first of those as a folder to be created.
-    pub fn find(
-        &self,
-        uses: &[SpecialUse],
-        provider_name: Option<&str>,
-        well_known: &[&str],
-    ) -> Target {
-        let selectable = || self.listed.iter().filter(|listed| listed.selectable);
-        let by_use = uses
-            .iter()
-            .find_map(|wanted| selectable().find(|listed| listed.special_use == Some(*wanted)));
-        let by_name = || {
-            let names = provider_name.into_iter().chain(well_known.iter().copied());
-            names.map(str::as_bytes).find_map(|name| {
-                selectable().find(|listed| last_component(listed).eq_ignore_ascii_case(name))
-            })
-        };
-        let name = match by_use.or_else(by_name) {
-            Some(listed) => listed.name.clone(),
-            None => {
-                let fallback = provider_name.or(well_known.first().copied());
-                let mut name = self.personal_prefix.clone();
-                name.extend_from_slice(fallback.unwrap_or_default().as_bytes());
-                name
-            }
-        };
-        Target {
-            exists: self.listed.iter().any(|listed| listed.name == name),
-            mailbox: MailboxName::from_wire(name),
-        }
-    }
-
-    /// Whether there is a folder of this name.
-    pub fn has(&self, mailbox: &MailboxName) -> bool {
-        self.listed
-            .iter()
-            .any(|listed| listed.name == mailbox.as_bytes())
-    }
-}
-
-/// `INBOX.Trash` is a trash folder as well as `Trash`; a folder `Projects/Trash` is somebody's own.
-fn last_component(listed: &Listed) -> &[u8] {
-    match listed.delimiter {
-        Some(delimiter)
-            if listed.name.len() > 6 && listed.name[..5].eq_ignore_ascii_case(b"INBOX") =>
-        {
-            match listed.name[5] == delimiter {
-                true => &listed.name[6..],
-                false => &listed.name,
-            }
-        }
-        _ => &listed.name,
+        Err(kind.because(format!("{}: {text}", name.label())))
     }
 }
 
@@ -876,40 +425,8 @@ fn is_exchange_disconnect(text: &[u8]) -> bool {
     contains(text, b"authenticated but not connected")
 }
 
-/// Gmail (2016) and others refuse a login that comes too often with nothing but a text:
-/// `NO [ALERT] Too many simultaneous connections. (Failure)`. To call that a wrong password would make
-/// clients ask for it.
-fn speaks_of_throttling(text: &[u8]) -> bool {
-    [
-        &b"too many"[..],
-        b"simultaneous connections",
-        b"try again later",
-        b"temporar",
-        b"rate limit",
-        b"unavailable",
-        b"exceeded",
-    ]
-    .iter()
-    .any(|phrase| contains(text, phrase))
-}
-
 fn contains(text: &[u8], phrase: &[u8]) -> bool {
     memchr::memmem::find(&text.to_ascii_lowercase(), phrase).is_some()
-}
-
-fn is_ours(items: &Fetch, uid: Uid) -> bool {
-    // Where the UID comes behind the body, the tail of the response decides.
-    items.uid.is_none_or(|said| said == uid)
-}
-
-/// Whether these are octets that we asked for. A server that knows no partial fetch sends the whole
-/// message; from its beginning that is as good.
-fn fits(place: BodyPlace, section: Section) -> bool {
-    place.whole_message
-        && match section {
-            Section::Whole => place.origin.is_none(),
-            Section::Part { first, .. } => place.origin.unwrap_or(0) == first,
-        }
 }
 
 fn literals_of(capabilities: Capabilities) -> Literals {
@@ -919,41 +436,5 @@ fn literals_of(capabilities: Capabilities) -> Literals {
         Literals::Minus
     } else {
         Literals::Synchronizing
-    }
-}
-
-enum Choice {
-    Login,
-    Authenticate(Mechanism),
-}
-
-/// The mechanism by which this credential fits through this upstream, with the fewest flights.
-fn choose_mechanism(
-    capabilities: Capabilities,
-    credential: &Credential,
-) -> Result<Choice, &'static str> {
-    let plain = capabilities.has(Capability::AuthPlain);
-    let login = !capabilities.has(Capability::LoginDisabled);
-    match credential.proof() {
-        Proof::BearerToken(_) if capabilities.has(Capability::AuthOauthBearer) => {
-            Ok(Choice::Authenticate(Mechanism::OauthBearer))
-        }
-        Proof::BearerToken(_) if capabilities.has(Capability::AuthXoauth2) => {
-            Ok(Choice::Authenticate(Mechanism::Xoauth2))
-        }
-        Proof::BearerToken(_) => Err("the upstream takes no OAuth token"),
-        // Only PLAIN can say as whom to act.
-        Proof::Password(_) if credential.authorize_as().is_some() => match plain {
-            true => Ok(Choice::Authenticate(Mechanism::Plain)),
-            false => {
-                Err("the client wants to act as somebody else, and the upstream has no AUTH=PLAIN")
-            }
-        },
-        Proof::Password(_) if plain && capabilities.has(Capability::SaslIr) => {
-            Ok(Choice::Authenticate(Mechanism::Plain))
-        }
-        Proof::Password(_) if login => Ok(Choice::Login),
-        Proof::Password(_) if plain => Ok(Choice::Authenticate(Mechanism::Plain)),
-        Proof::Password(_) => Err("the upstream takes no password (LOGINDISABLED)"),
     }
 }

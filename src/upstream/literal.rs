@@ -3,13 +3,11 @@
 use tokio::time::Instant;
 
 use super::ImapClient;
-use super::imap_client::Received;
 use crate::failure::Failure;
 use crate::imap::Garbled;
-use crate::imap::command::CommandName;
 use crate::imap::fetch::{self, BodyHead, Fetch};
 use crate::imap::ids::Uid;
-use crate::imap::response::{Response, Tag};
+use crate::imap::response::Tag;
 
 /// Octets lent at once.
 const CHUNK_OCTETS_MAX: usize = 32 * 1024;
@@ -123,15 +121,6 @@ impl<'a> LiteralReader<'a> {
                 return Err(Garbled("the body of a message that we did not ask for").into());
             }
         }
-        loop {
-            match self.client.receive().await? {
-                Received::Response(Response::Tagged { tag, status }) if tag == self.tag => {
-                    self.client
-                        .observe(CommandName::FetchBody, &status, self.started);
-                    return self.client.expect_ok(CommandName::FetchBody, status);
-                }
-                other => self.client.other(other, &mut |_| {}).await?,
-            }
-        }
+        self.client.end_body(self.tag, self.started).await
     }
 }

@@ -16,7 +16,7 @@ pub use literal::LiteralReader;
 
 use crate::config::{self, Endpoint, EndpointSecurity};
 use crate::failure::{Failure, FailureKind};
-use crate::imap::response::Capabilities;
+use crate::imap::capability::Capabilities;
 use crate::line_stream::{ByteStream, LineStream};
 use crate::metrics::Metrics;
 use crate::tls;

@@ -116,6 +116,7 @@ impl<'a> Scenery<'a> {
             timeouts: self.model.timeouts.clone(),
             cleartext_login: self.model.cleartext_login.clone(),
             tls: self.model.tls.clone(),
+            read_ahead_octets: self.model.read_ahead_octets,
             client_workarounds: self.model.client_workarounds.clone(),
             draining: CancellationToken::new(),
             drained: CancellationToken::new(),
@@ -154,7 +155,7 @@ impl Stage {
     /// As popgate does when it starts.
     pub(crate) fn get_to_know(&self) {
         for upstream in self.gateway.accounts.upstreams() {
-            let upstream = upstream.clone();
+            let upstream = Arc::clone(upstream);
             tokio::spawn(async move {
                 if let Ok(client) = upstream.connect().await {
                     client.logout().await;
@@ -237,6 +238,10 @@ fn config(transcript: &Transcript) -> Config {
     if transcript.toml.is_empty() && !has("POPGATE__UPSTREAM__", &variables) {
         let name = "POPGATE__UPSTREAM__DEFAULT__IMAP";
         variables.push((name.to_owned(), "imap://127.0.0.1".to_owned()));
+    }
+    // Most transcripts are about something else.
+    if !has("POPGATE__READ_AHEAD__", &variables) {
+        variables.push(("POPGATE__READ_AHEAD__OCTETS".to_owned(), "0".to_owned()));
     }
     for (_, value) in &mut variables {
         *value = value

@@ -1,22 +1,24 @@
 //! The AUTHORIZATION state (RFC 1939 §4, RFC 5034, RFC 2595): from greeting to an open maildrop.
 
-use tokio::time::Instant;
-use tracing::info;
+use tokio::time::{Instant, timeout_at};
+use tracing::debug;
 
 use super::{LoggedIn, Record, capa, mechanisms};
 use crate::account::MailboxKey;
 use crate::config::Sessions;
 use crate::failure::{Failure, FailureKind};
+use crate::imap::capability::Capability;
 use crate::imap::command::ListingIdentity;
 use crate::imap::fetch::Fetch;
-use crate::imap::response::Capability;
-use crate::maildrop::{Identities, ListingBuilder, Maildrop, UniqueIdFormat, UniqueIds};
-use crate::pop3::command::{AUTHORIZATION_LINE_OCTETS_MAX, Command};
+use crate::maildrop::{
+    FetchWindow, Identities, ListingBuilder, Maildrop, UniqueIdFormat, UniqueIds,
+};
+use crate::pop3::command::{AUTHORIZATION_LINE_OCTETS_MAX, Command, CommandName};
 use crate::pop3::reply;
 use crate::sasl::{self, Credential, Mechanism};
 use crate::secret::Secret;
 use crate::session::{Client, Gateway, Offer, SessionEnd};
-use crate::upstream::{ImapClient, Selected};
+use crate::upstream::{ImapClient, Selected, Upstream};
 
 /// Logins that may be refused on one connection.
 const LOGINS_MAX: u32 = 3;
@@ -30,24 +32,71 @@ const CLEARTEXT_REFUSED: &str = "no login in clear text: use STLS, or the port w
 struct Progress {
     user: Option<Vec<u8>>,
     utf8: bool,
-    logins_refused: u32,
     offer: Offer,
 }
 
-/// Runs until a login succeeds, or QUIT: `None`.
+/// Where a client's commands lead before it is logged in.
+enum Negotiated {
+    /// It wants in; by the command of this name, which came then.
+    Credential(Credential, CommandName, Instant),
+    /// It wants out.
+    Quit,
+}
+
+/// Runs until a login succeeds, or QUIT: `None`. All that the client has to do until then must be done
+/// by `login_ends`; the upstream has limits of its own.
 pub(super) async fn run(
     client: &mut Client,
     gateway: &Gateway,
+    offer: Offer,
     record: &mut Record,
 ) -> Result<Option<LoggedIn>, SessionEnd> {
     // No `<…@…>` in it, since clients would take that for an offer of APOP.
     reply::ok(client.lines.output(), "popgate ready");
+    let login_ends = record.started + gateway.timeouts.login;
     let mut progress = Progress {
         user: None,
         utf8: false,
-        logins_refused: 0,
-        offer: gateway.offer(),
+        offer,
     };
+    for _ in 0..LOGINS_MAX {
+        let negotiation = negotiate(client, gateway, record, &mut progress);
+        let negotiated = timeout_at(login_ends, negotiation)
+            .await
+            .map_err(|_| SessionEnd::LoginTimeout)??;
+        let Negotiated::Credential(credential, command, started) = negotiated else {
+            return Ok(None);
+        };
+        record.login = Some(credential.login().escape_ascii().to_string());
+        let opened = open_maildrop(credential, progress.utf8, login_ends, gateway, record).await;
+        gateway
+            .metrics
+            .pop3_command(command, opened.is_ok(), started.elapsed());
+        let out = client.lines.output();
+        match opened {
+            Ok(logged_in) => {
+                let stat = logged_in.maildrop.drop_listing();
+                record.messages = stat.messages;
+                let (messages, octets) = (stat.messages, stat.octets);
+                reply::ok(out, format_args!("{messages} messages, {octets} octets"));
+                return Ok(Some(logged_in));
+            }
+            Err(failure) => {
+                failure.kind.reply(out, record.id);
+                record.failed(&failure, gateway);
+            }
+        }
+    }
+    Err(SessionEnd::TooManyLogins)
+}
+
+/// One command after the other, until one of them is a login or QUIT.
+async fn negotiate(
+    client: &mut Client,
+    gateway: &Gateway,
+    record: &mut Record,
+    progress: &mut Progress,
+) -> Result<Negotiated, SessionEnd> {
     loop {
         let line = client.lines.line(AUTHORIZATION_LINE_OCTETS_MAX).await?;
         let started = Instant::now();
@@ -62,30 +111,27 @@ pub(super) async fn run(
         if command == Command::Quit {
             reply::ok(client.lines.output(), "bye");
             gateway.metrics.pop3_command(name, true, started.elapsed());
-            return Ok(None);
+            return Ok(Negotiated::Quit);
         }
         let refused_before = record.refused;
-        let logged_in = obey(command, client, gateway, record, &mut progress).await?;
+        if let Some(credential) = obey(command, client, gateway, record, progress).await? {
+            return Ok(Negotiated::Credential(credential, name, started));
+        }
         let succeeded = record.refused == refused_before;
         gateway
             .metrics
             .pop3_command(name, succeeded, started.elapsed());
-        if logged_in.is_some() {
-            return Ok(logged_in);
-        }
-        if progress.logins_refused >= LOGINS_MAX {
-            return Err(SessionEnd::TooManyLogins);
-        }
     }
 }
 
+/// Obeys a command; a login is obeyed by its credential.
 async fn obey(
     command: Command,
     client: &mut Client,
     gateway: &Gateway,
     record: &mut Record,
     progress: &mut Progress,
-) -> Result<Option<LoggedIn>, SessionEnd> {
+) -> Result<Option<Credential>, SessionEnd> {
     let may_log_in = gateway.permits_login(client);
     let has_stls = gateway.tls.is_some() && !client.secure;
     match command {
@@ -93,10 +139,9 @@ async fn obey(
         Command::AuthList => {
             let out = client.lines.output();
             reply::ok(out, "mechanisms follow");
-            let offered = if may_log_in {
-                mechanisms(progress.offer)
-            } else {
-                &[]
+            let offered = match may_log_in {
+                true => mechanisms(progress.offer),
+                false => &[],
             };
             for mechanism in offered {
                 reply::line(out, mechanism);
@@ -128,11 +173,9 @@ async fn obey(
         Command::Pass(password) => match progress.user.take() {
             None => record.misplaced(client, "USER first")?,
             Some(user) => match Credential::password(&user, password) {
-                Ok(credential) => {
-                    return log_in(credential, client, gateway, record, progress).await;
-                }
+                Ok(credential) => return Ok(Some(credential)),
                 Err(sasl::Malformed) => {
-                    record.misplaced(client, "no password can look like this")?;
+                    record.misplaced(client, "no login and password can look like this")?;
                 }
             },
         },
@@ -140,16 +183,17 @@ async fn obey(
             mechanism,
             initial_response,
         } => {
-            let offered = Mechanism::parse(&mechanism)
-                .filter(|mechanism| mechanisms(progress.offer).contains(&mechanism.name()));
-            let Some(mechanism) = offered else {
+            // What no upstream has said yet is not listed, but it may well be there.
+            let is_taken = |mechanism: &Mechanism| match mechanism {
+                Mechanism::Plain | Mechanism::Login => true,
+                Mechanism::Xoauth2 | Mechanism::OauthBearer => progress.offer.tokens != Some(false),
+            };
+            let Some(mechanism) = Mechanism::parse(&mechanism).filter(is_taken) else {
                 record.misplaced(client, "no such mechanism here; AUTH alone lists them")?;
                 return Ok(None);
             };
             match exchange(mechanism, initial_response, client).await? {
-                Some(credential) => {
-                    return log_in(credential, client, gateway, record, progress).await;
-                }
+                Some(credential) => return Ok(Some(credential)),
                 None => {
                     record.misplaced(client, "that AUTH exchange was cancelled or malformed")?;
                 }
@@ -209,37 +253,10 @@ async fn response_to(challenge: &str, client: &mut Client) -> Result<Option<Secr
 }
 
 /// One attempt at the upstream for one attempt of the client.
-async fn log_in(
-    credential: Credential,
-    client: &mut Client,
-    gateway: &Gateway,
-    record: &mut Record,
-    progress: &mut Progress,
-) -> Result<Option<LoggedIn>, SessionEnd> {
-    record.login = Some(credential.login().escape_ascii().to_string());
-    match open_maildrop(credential, progress, gateway, record).await {
-        Ok(logged_in) => {
-            let drop_listing = logged_in.maildrop.drop_listing();
-            record.messages = drop_listing.messages;
-            let (messages, octets) = (drop_listing.messages, drop_listing.octets);
-            reply::ok(
-                client.lines.output(),
-                format_args!("{messages} messages, {octets} octets"),
-            );
-            Ok(Some(logged_in))
-        }
-        Err(failure) => {
-            record.failed(&failure);
-            progress.logins_refused += 1;
-            failure.kind.reply(client.lines.output(), record.id);
-            Ok(None)
-        }
-    }
-}
-
 async fn open_maildrop(
     credential: Credential,
-    progress: &Progress,
+    utf8: bool,
+    login_ends: Instant,
     gateway: &Gateway,
     record: &mut Record,
 ) -> Result<LoggedIn, Failure> {
@@ -247,31 +264,37 @@ async fn open_maildrop(
     let name = upstream.settings().name.clone();
     record.upstream = Some(name.clone());
     let settings = upstream.settings().maildrop.clone();
-    let mut imap = upstream.connect().await?;
     let open = gateway.metrics.upstream_connection(&name);
-    let authenticated = imap.authenticate(&credential).await;
+    let authenticated = timeout_at(login_ends, authenticate(upstream, &credential))
+        .await
+        .unwrap_or_else(|_| {
+            let cause = "the upstream did not finish the login within timeouts.login";
+            Err(FailureKind::UpstreamUnreachable.because(cause))
+        });
     let refused = authenticated.as_ref().err().map(|failure| failure.kind);
     gateway.metrics.auth_attempt(&name, refused);
-    authenticated?;
+    let mut imap = authenticated?;
     // Only who has proved to be somebody may take somebody's place.
     let key = MailboxKey {
         upstream: name,
-        login: credential.login().to_vec(),
+        owner: credential.mailbox_owner().to_vec(),
         folder: settings.folder.clone(),
     };
     let mut permits: Vec<Box<dyn Send + Sync>> = Vec::with_capacity(2);
     permits.push(Box::new(
-        gateway.accounts.connection(upstream, credential.login())?,
+        gateway
+            .accounts
+            .connection(upstream, credential.mailbox_owner())?,
     ));
     if settings.sessions == Sessions::Exclusive {
         permits.push(Box::new(gateway.accounts.maildrop(key.clone())?));
     }
-    if progress.utf8 {
+    if utf8 {
         imap.enable_utf8().await?;
     }
     let selected = imap.select(&imap.mailbox(&settings.folder)).await?;
     let maildrop = list(&mut imap, &selected, settings.unique_id, gateway, &key).await?;
-    info!(
+    debug!(
         session = %record.id,
         login = record.login.as_deref().unwrap_or_default(),
         upstream = %key.upstream,
@@ -282,12 +305,24 @@ async fn open_maildrop(
         imap,
         selected,
         maildrop,
+        window: FetchWindow::new(match upstream.settings().quirks.one_command_at_a_time {
+            true => 0,
+            false => gateway.read_ahead_octets,
+        }),
         key,
         settings,
-        offer: progress.offer,
         _permits: permits,
         _open: open,
     })
+}
+
+async fn authenticate(
+    upstream: &std::sync::Arc<Upstream>,
+    credential: &Credential,
+) -> Result<ImapClient, Failure> {
+    let mut imap = upstream.connect().await?;
+    imap.authenticate(credential).await?;
+    Ok(imap)
 }
 
 /// The snapshot that this session will see: what is there, less what others marked `\Deleted` and
@@ -302,22 +337,19 @@ async fn list(
     let identity = identity_for(format, imap)?;
     let mut builder = ListingBuilder::default();
     let mut identities = Identities::new();
-    // `1:*` names the last message even of an empty mailbox.
-    if selected.exists > 0 {
-        imap.list_messages(identity, |fetch| {
-            let Some(uid) = fetch.uid else {
-                return; // Flags that somebody changed just now, by sequence number.
-            };
-            let hidden = fetch.flags.map(|flags| flags.deleted || flags.hidden);
-            builder.add(uid, fetch.octets, hidden);
-            if let Some(name) = upstream_name(format, fetch) {
-                identities.insert(uid, name);
-            }
-        })
-        .await?;
-    }
+    imap.list_messages(selected, identity, |fetch| {
+        let Some(uid) = fetch.uid else {
+            return; // Flags that somebody changed just now, by sequence number.
+        };
+        let hidden = fetch.flags.map(|flags| flags.deleted || flags.hidden);
+        builder.add(uid, fetch.octets, hidden);
+        if let Some(name) = upstream_name(format, fetch) {
+            identities.insert(uid, name);
+        }
+    })
+    .await?;
     let remembered = gateway.memory.remembered(key, selected.validity);
-    let listing = builder.build(&remembered.octets, &remembered.hidden);
+    let listing = builder.build(&remembered.octets, &remembered.hidden, &remembered.shown);
     let unique_ids = match identity {
         ListingIdentity::Uid => UniqueIds::from_uids(format, selected.validity),
         ListingIdentity::GmailMessageId | ListingIdentity::EmailId => {

@@ -7,14 +7,14 @@ pub(super) mod update;
 
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tracing::{Level, info};
 
-use super::{Client, Gateway, Offer, SessionEnd, SessionId};
+use super::{Client, Gateway, SessionEnd, SessionId};
 use crate::account::MailboxKey;
 use crate::config::MaildropSettings;
 use crate::failure::{Failure, FailureKind};
-use crate::maildrop::Maildrop;
+use crate::maildrop::{FetchWindow, Maildrop};
 use crate::metrics::OpenGuard;
 use crate::pop3::command::{CommandName, Mistake};
 use crate::pop3::reply;
@@ -32,10 +32,9 @@ struct LoggedIn {
     imap: ImapClient,
     selected: Selected,
     maildrop: Maildrop,
+    window: FetchWindow,
     key: MailboxKey,
     settings: MaildropSettings,
-    /// As CAPA told before the login.
-    offer: Offer,
     _permits: Vec<Box<dyn Send + Sync>>,
     _open: OpenGuard,
 }
@@ -61,9 +60,7 @@ pub async fn serve(mut client: Client, gateway: &Gateway, accepted: Instant) {
     let mut record = Record::new(accepted);
     let result = conversation(&mut client, gateway, &mut record).await;
     if let Err(end) = &result {
-        last_words(&mut client, end, &record).await;
-    } else {
-        client.lines.close().await;
+        last_words(&mut client, end, gateway, &mut record).await;
     }
     record.close(&client, gateway, result.err());
 }
@@ -73,20 +70,20 @@ async fn conversation(
     gateway: &Gateway,
     record: &mut Record,
 ) -> Result<(), SessionEnd> {
-    let login_ends = record.started + gateway.timeouts.login;
-    let authorization = authorization::run(client, gateway, record);
+    let offer = gateway.offer();
     let logged_in = tokio::select! {
-        result = timeout_at(login_ends, authorization) => {
-            result.map_err(|_| SessionEnd::LoginTimeout)??
-        }
+        result = authorization::run(client, gateway, offer, record) => result?,
         () = gateway.draining.cancelled() => return Err(SessionEnd::ShuttingDown),
     };
     let Some(mut logged_in) = logged_in else {
-        return Ok(()); // QUIT before login: there is no UPDATE state.
+        // QUIT before login: there is no UPDATE state.
+        client.lines.limit_stalls(LAST_WORDS);
+        client.lines.close().await;
+        return Ok(());
     };
     client.lines.limit_stalls(gateway.timeouts.idle);
     let transaction = tokio::select! {
-        result = transaction::run(client, gateway, &mut logged_in, record) => result,
+        result = transaction::run(client, gateway, offer, &mut logged_in, record) => result,
         () = gateway.drained.cancelled() => Err(SessionEnd::ShuttingDown),
     };
     // Without QUIT the marks are forgotten with the maildrop.
@@ -94,16 +91,23 @@ async fn conversation(
         Ok(()) => update::run(client, gateway, &mut logged_in, record).await,
         Err(end) => Err(end),
     };
-    let (read, written) = logged_in.imap.octets();
+    let LoggedIn { imap, .. } = logged_in;
+    let (read, written) = imap.octets();
     gateway.metrics.bytes("upstream", read, written);
     if result.is_ok() {
-        logged_in.imap.logout().await;
+        // The client waits for this, and may log in again as soon as it has it.
+        client.lines.limit_stalls(LAST_WORDS);
+        client.lines.close().await;
+        imap.logout().await;
     }
     result
 }
 
 /// Tells the client why it is cut off, where the protocol has a place for that.
-async fn last_words(client: &mut Client, end: &SessionEnd, record: &Record) {
+async fn last_words(client: &mut Client, end: &SessionEnd, gateway: &Gateway, record: &mut Record) {
+    if let SessionEnd::Upstream(failure) = end {
+        record.failed(failure, gateway);
+    }
     if record.in_multi_line {
         // The reply stays without its terminator, so that nobody takes it for complete.
         return;
@@ -113,13 +117,18 @@ async fn last_words(client: &mut Client, end: &SessionEnd, record: &Record) {
     match end {
         SessionEnd::Upstream(failure) => failure.kind.reply(out, record.id),
         SessionEnd::ShuttingDown => FailureKind::ShuttingDown.reply(out, record.id),
-        SessionEnd::LoginTimeout => reply::err(out, "the login took too long"),
-        SessionEnd::ClientIdle => reply::err(out, "idle for too long"),
         SessionEnd::LineTooLong => reply::err(out, "that line is too long"),
         SessionEnd::TooManyMistakes => reply::err(out, "too many mistakes"),
-        // The reply to the last login, or to QUIT, has been given.
-        SessionEnd::TooManyLogins | SessionEnd::UpdateIncomplete(_) => {}
-        SessionEnd::ClientClosed | SessionEnd::ClientLost(_) | SessionEnd::TlsFailed(_) => return,
+        // The reply to the last login, or to QUIT, has been given; and RFC 1939 §3 has no words for an
+        // autologout, since they would be taken for the reply to a command that is on its way.
+        SessionEnd::TooManyLogins
+        | SessionEnd::UpdateIncomplete(_)
+        | SessionEnd::LoginTimeout
+        | SessionEnd::ClientIdle => {}
+        SessionEnd::ClientClosed
+        | SessionEnd::ClientLost(_)
+        | SessionEnd::ForeignProtocol
+        | SessionEnd::TlsFailed(_) => return,
     }
     client.lines.close().await;
 }
@@ -167,9 +176,12 @@ impl Record {
         );
     }
 
-    /// A failure of the upstream is logged as loudly as the table says.
-    fn failed(&mut self, failure: &Failure) {
+    /// A failure of the upstream is counted, and logged as loudly as the table says.
+    fn failed(&mut self, failure: &Failure, gateway: &Gateway) {
         self.refused += 1;
+        if let Some(upstream) = &self.upstream {
+            gateway.metrics.upstream_error(upstream, failure.kind);
+        }
         let (session, login) = (self.id, self.login.as_deref().unwrap_or_default());
         let upstream = self.upstream.as_deref().unwrap_or_default();
         // The level of an event is fixed where it is written.
@@ -190,6 +202,8 @@ impl Record {
         let text = match mistake {
             Mistake::Unknown => "no such command",
             Mistake::Arguments => "wrong arguments for this command",
+            // A browser that was made to post commands to us is not answered at all.
+            Mistake::ForeignProtocol => return Err(SessionEnd::ForeignProtocol),
         };
         gateway
             .metrics
@@ -211,7 +225,7 @@ impl Record {
 
 /// Appends the capabilities of this connection: the same before and after login, since JavaMail and
 /// neomutt decide by what they saw first.
-fn capa(out: &mut Vec<u8>, client_may_log_in: bool, has_stls: bool, offer: Offer) {
+fn capa(out: &mut Vec<u8>, client_may_log_in: bool, has_stls: bool, offer: super::Offer) {
     reply::ok(out, "capabilities follow");
     for capability in ["TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING"] {
         reply::line(out, capability);
@@ -232,9 +246,9 @@ fn capa(out: &mut Vec<u8>, client_may_log_in: bool, has_stls: bool, offer: Offer
     reply::terminator(out);
 }
 
-fn mechanisms(offer: Offer) -> &'static [&'static str] {
+fn mechanisms(offer: super::Offer) -> &'static [&'static str] {
     match offer.tokens {
-        true => &["PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"],
-        false => &["PLAIN", "LOGIN"],
+        Some(true) => &["PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"],
+        Some(false) | None => &["PLAIN", "LOGIN"],
     }
 }

@@ -7,6 +7,7 @@ use super::{LoggedIn, Record};
 use crate::config::ClientWorkaround;
 use crate::failure::FailureKind;
 use crate::imap::command::Section;
+use crate::imap::ids::Uid;
 use crate::line_stream::OUTPUT_OCTETS_MAX;
 use crate::maildrop::{Message, Octets};
 use crate::pop3::multi_line::{DotStuffer, Nul, TopLines};
@@ -21,7 +22,7 @@ const TOP_HEADER_OCTETS: u64 = 8 * 1024;
 const TOP_LINE_OCTETS: u64 = 80;
 
 /// Octets of a partial fetch at most.
-const TOP_PART_OCTETS_MAX: u64 = 1024 * 1024;
+const TOP_PART_OCTETS_MAX: Octets = 1024 * 1024;
 
 /// RETR (RFC 1939 §5)
 pub(super) async fn retr(
@@ -31,7 +32,20 @@ pub(super) async fn retr(
     logged_in: &mut LoggedIn,
     record: &mut Record,
 ) -> Result<(), SessionEnd> {
-    let Some(body) = open(message, Section::Whole, client, logged_in, record).await? else {
+    let next = logged_in
+        .window
+        .slide(message, &logged_in.imap.under_way(), &logged_in.maildrop);
+    let Some(body) = open(
+        message,
+        Section::Whole,
+        &next,
+        client,
+        gateway,
+        logged_in,
+        record,
+    )
+    .await?
+    else {
         return Ok(());
     };
     let mut lines = Lines::new(gateway, TopLines::new(u64::MAX));
@@ -58,14 +72,20 @@ pub(super) async fn top(
     record: &mut Record,
 ) -> Result<(), SessionEnd> {
     let mut top = Lines::new(gateway, TopLines::new(lines));
-    let mut octets = TOP_HEADER_OCTETS.saturating_add(lines.saturating_mul(TOP_LINE_OCTETS));
+    let wanted = TOP_HEADER_OCTETS.saturating_add(lines.saturating_mul(TOP_LINE_OCTETS));
+    // Of `TOP n 99999999` (fetchmail) it is clear that it means all. The size in the listing says
+    // nothing: it may be wrong.
+    let all_at_once = Octets::try_from(wanted).is_err();
+    let mut octets = Octets::try_from(wanted).unwrap_or(Octets::MAX);
+    octets = octets.min(TOP_PART_OCTETS_MAX);
     let mut first: Octets = 0;
     loop {
-        let section = match part(first, octets, message) {
-            Some(octets) => Section::Part { first, octets },
-            None => Section::Whole,
+        let section = match all_at_once {
+            true => Section::Whole,
+            false => Section::Part { first, octets },
         };
-        let Some(body) = open(message, section, client, logged_in, record).await? else {
+        let Some(body) = open(message, section, &[], client, gateway, logged_in, record).await?
+        else {
             if record.in_multi_line {
                 // It began as a message and ends as none: what was sent must not look complete.
                 let failure = FailureKind::UpstreamLost.because("the message vanished within TOP");
@@ -78,14 +98,14 @@ pub(super) async fn top(
             begin(message, client, record);
         }
         relay(body, client, &mut top).await?;
-        let more_to_come = match section {
-            Section::Part { octets, .. } => received == u64::from(octets),
-            Section::Whole => false,
-        };
+        let more_to_come = !all_at_once && received == u64::from(octets);
         if top.end_of_top.is_complete() || !more_to_come {
             break;
         }
-        first = first.saturating_add(Octets::try_from(received).unwrap_or(Octets::MAX));
+        first = first.checked_add(octets).ok_or_else(|| {
+            let cause = "a message longer than IMAP can count";
+            SessionEnd::Upstream(FailureKind::UpstreamGarbled.because(cause))
+        })?;
         octets = octets.saturating_mul(4).min(TOP_PART_OCTETS_MAX);
     }
     top.end(client);
@@ -93,24 +113,18 @@ pub(super) async fn top(
     Ok(())
 }
 
-/// How many octets to ask for from `first` on; `None`: the message as a whole is no more.
-fn part(first: Octets, octets: u64, message: Message) -> Option<Octets> {
-    match first == 0 && octets >= u64::from(message.octets) {
-        true => None,
-        false => Octets::try_from(octets.min(TOP_PART_OCTETS_MAX)).ok(),
-    }
-}
-
 /// Asks for a body; `None` when there is none and the client has been told so.
 async fn open<'a>(
     message: Message,
     section: Section,
+    next: &[Uid],
     client: &mut Client,
+    gateway: &Gateway,
     logged_in: &'a mut LoggedIn,
     record: &mut Record,
 ) -> Result<Option<LiteralReader<'a>>, SessionEnd> {
     let is_first = matches!(section, Section::Whole | Section::Part { first: 0, .. });
-    let failure = match logged_in.imap.fetch_body(message.uid, section).await {
+    let failure = match logged_in.imap.fetch_body(message.uid, section, next).await {
         Ok(Some(body)) if body.octets() == 0 && is_first && message.octets > 0 => {
             // Some servers show a message that they cannot read as an empty one. A client that
             // believed it would delete it.
@@ -130,10 +144,10 @@ async fn open<'a>(
         }
         Err(failure) => failure,
     };
-    record.failed(&failure);
     if record.in_multi_line || !failure.kind.leaves_upstream_usable() {
         return Err(SessionEnd::Upstream(failure));
     }
+    record.failed(&failure, gateway);
     failure.kind.reply(client.lines.output(), record.id);
     Ok(None)
 }
@@ -204,9 +218,11 @@ impl Lines {
     }
 }
 
-/// From the next listing on, LIST tells the size that RETR has.
+/// From the next listing on, LIST tells the size that RETR has. With UTF8 a message may be another one
+/// than without, so that its size says nothing.
 fn learn_octets(message: Message, octets: u64, gateway: &Gateway, logged_in: &LoggedIn) {
-    if let Ok(octets) = Octets::try_from(octets)
+    if !logged_in.imap.is_utf8()
+        && let Ok(octets) = Octets::try_from(octets)
         && octets != message.octets
     {
         let validity = logged_in.selected.validity;

@@ -6,12 +6,13 @@ use super::{LoggedIn, Record, capa, retrieve, update};
 use crate::maildrop::{Maildrop, Message, NoSuchMessage};
 use crate::pop3::command::{Command, MessageNumber, TRANSACTION_LINE_OCTETS_MAX};
 use crate::pop3::reply::{self, ResponseCode};
-use crate::session::{Client, Gateway, SessionEnd};
+use crate::session::{Client, Gateway, Offer, SessionEnd};
 
 /// Runs until QUIT. On any error the marks must be forgotten.
 pub(super) async fn run(
     client: &mut Client,
     gateway: &Gateway,
+    offer: Offer,
     logged_in: &mut LoggedIn,
     record: &mut Record,
 ) -> Result<(), SessionEnd> {
@@ -31,7 +32,7 @@ pub(super) async fn run(
         logged_in.imap.keep_alive().await?;
         let name = command.name();
         let refused_before = record.refused;
-        obey(command, client, gateway, logged_in, record).await?;
+        obey(command, client, gateway, logged_in, record, offer).await?;
         let succeeded = record.refused == refused_before;
         gateway
             .metrics
@@ -45,6 +46,7 @@ async fn obey(
     gateway: &Gateway,
     logged_in: &mut LoggedIn,
     record: &mut Record,
+    offer: Offer,
 ) -> Result<(), SessionEnd> {
     let maildrop = &mut logged_in.maildrop;
     match command {
@@ -115,7 +117,7 @@ async fn obey(
         Command::Capa => {
             let may_log_in = gateway.permits_login(client);
             let has_stls = gateway.tls.is_some() && !client.secure;
-            capa(client.lines.output(), may_log_in, has_stls, logged_in.offer);
+            capa(client.lines.output(), may_log_in, has_stls, offer);
         }
         Command::User(_)
         | Command::Pass(_)

@@ -4,11 +4,12 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::{LoggedIn, Record};
-use crate::config::{MaildropSettings, MarkSeen};
+use crate::config::{MaildropSettings, MarkSeen, Quirks};
 use crate::failure::{Failure, FailureKind};
-use crate::imap::command::StoredFlag;
+use crate::imap::capability::Capability;
+use crate::imap::command::{FlagChange, MailboxName, SearchedState, StoredFlag, UIDS_MAX};
 use crate::imap::ids::UidSet;
-use crate::imap::response::{Capability, SpecialUse};
+use crate::imap::response::SpecialUse;
 use crate::maildrop::{Abilities, DeletePolicy, Removal, Update};
 use crate::metrics::DeleteAction;
 use crate::pop3::command::CommandName;
@@ -27,7 +28,7 @@ const TRASH_NAMES: &[&str] = &[
 ];
 
 /// What they call an archive.
-const ARCHIVE_NAMES: &[&str] = &["Archive", "Archives", "All Mail"];
+const ARCHIVE_NAMES: &[&str] = &["Archive", "Archives"];
 
 /// QUIT: applies the marks and answers.
 pub(super) async fn run(
@@ -49,7 +50,7 @@ pub(super) async fn run(
             Ok(())
         }
         Err(failure) => {
-            record.failed(&failure);
+            record.failed(&failure, gateway);
             let text = format_args!("some deleted messages not removed ({})", record.id);
             reply::err_with(out, ResponseCode::SysTemp, text);
             Err(SessionEnd::UpdateIncomplete(failure))
@@ -63,47 +64,50 @@ async fn apply(
     logged_in: &mut LoggedIn,
     record: &mut Record,
 ) -> Result<(), Failure> {
-    if logged_in.settings.mark_seen == MarkSeen::Retrieved && !update.retrieved.is_empty() {
-        mark_seen(&update.retrieved, logged_in, record).await?;
+    if logged_in.settings.mark_seen == MarkSeen::Retrieved {
+        mark_seen(&update.retrieved, gateway, logged_in, record).await?;
     }
     if update.deleted.is_empty() {
         return Ok(());
     }
-    let result = remove(&update.deleted, gateway, logged_in).await;
-    let upstream = &logged_in.key.upstream;
-    match &result {
-        Ok(action) => {
-            record.deleted = update.deleted.len();
-            gateway
-                .metrics
-                .messages_deleted(upstream, *action, update.deleted.len());
-        }
-        // How many of them are left is not always known; at worst all.
-        Err(_) => {
-            gateway
-                .metrics
-                .messages_deleted(upstream, DeleteAction::Refused, update.deleted.len());
-        }
+    let removal = removal(logged_in)
+        .ok_or_else(|| FailureKind::UpstreamRefused.because("the mailbox is read-only"))?;
+    let policy = &logged_in.settings.on_delete;
+    if let Some(downgrade) = policy.downgrade(removal) {
+        warn!(upstream = %logged_in.key.upstream, on_delete = %policy, "{downgrade}");
     }
-    result.map(drop)
+    let result = remove(&update.deleted, removal, gateway, logged_in, record).await;
+    let refused = update.deleted.len() - record.deleted;
+    let upstream = &logged_in.key.upstream;
+    gateway
+        .metrics
+        .messages_deleted(upstream, DeleteAction::Refused, refused);
+    result
 }
 
 /// QUIT promises deletions, not flags: where they cannot be set, it is only noted.
 async fn mark_seen(
     retrieved: &UidSet,
+    gateway: &Gateway,
     logged_in: &mut LoggedIn,
     record: &mut Record,
 ) -> Result<(), Failure> {
     if logged_in.selected.read_only || !logged_in.selected.permanent_flags.seen {
         return Ok(());
     }
-    match logged_in.imap.store(retrieved, StoredFlag::Seen).await {
-        Err(failure) if failure.kind.leaves_upstream_usable() => {
-            record.failed(&failure);
-            Ok(())
+    for part in retrieved.split(UIDS_MAX) {
+        let stored = logged_in
+            .imap
+            .store(&part, FlagChange::Set, StoredFlag::Seen);
+        match stored.await {
+            Err(failure) if failure.kind.leaves_upstream_usable() => {
+                record.failed(&failure, gateway);
+                return Ok(());
+            }
+            result => result?,
         }
-        result => result,
     }
+    Ok(())
 }
 
 /// How this session would delete; `None`: it cannot.
@@ -125,64 +129,110 @@ pub(in crate::session) fn abilities(imap: &ImapClient, selected: &Selected) -> A
     }
 }
 
-/// Does to these messages, and to no others, what the policy says; and looks whether it was done.
+/// Does to these messages, and to no others, what the policy says, part by part, so that what is done
+/// stays done when a later part fails.
 async fn remove(
     set: &UidSet,
+    removal: Removal,
     gateway: &Gateway,
     logged_in: &mut LoggedIn,
-) -> Result<DeleteAction, Failure> {
-    let policy = logged_in.settings.on_delete.clone();
-    let removal = removal(logged_in)
-        .ok_or_else(|| FailureKind::UpstreamRefused.because("the mailbox is read-only"))?;
-    if let Some(downgrade) = policy.downgrade(removal) {
-        warn!(upstream = %logged_in.key.upstream, on_delete = %policy, "{downgrade}");
-    }
-    let (action, left) = match removal {
-        Removal::Expunge => {
-            logged_in.imap.store(set, StoredFlag::Deleted).await?;
-            logged_in.imap.expunge(set).await?;
-            (DeleteAction::Expunged, logged_in.imap.present(set).await?)
-        }
-        Removal::Flag => {
-            logged_in.imap.store(set, StoredFlag::Deleted).await?;
-            (DeleteAction::Flagged, logged_in.imap.undeleted(set).await?)
-        }
-        Removal::Move => {
-            let target = target(logged_in).await?;
-            logged_in.imap.move_to(set, &target.mailbox).await?;
-            (DeleteAction::Moved, logged_in.imap.present(set).await?)
-        }
-        Removal::CopyThenExpunge => {
-            let target = target(logged_in).await?;
-            // Only what is safe elsewhere may be marked here.
-            logged_in.imap.copy(set, &target.mailbox).await?;
-            logged_in.imap.store(set, StoredFlag::Deleted).await?;
-            logged_in.imap.expunge(set).await?;
-            (DeleteAction::Moved, logged_in.imap.present(set).await?)
-        }
-        Removal::CopyThenFlag => {
-            let target = target(logged_in).await?;
-            logged_in.imap.copy(set, &target.mailbox).await?;
-            logged_in.imap.store(set, StoredFlag::Deleted).await?;
-            (DeleteAction::Moved, logged_in.imap.undeleted(set).await?)
-        }
-        Removal::HideByKeyword => {
-            logged_in.imap.store(set, StoredFlag::Hidden).await?;
-            (DeleteAction::Hidden, UidSet::default())
-        }
-        Removal::HideInMemory => {
-            let validity = logged_in.selected.validity;
-            gateway.memory.hide(&logged_in.key, validity, set.iter());
-            (DeleteAction::Hidden, UidSet::default())
+    record: &mut Record,
+) -> Result<(), Failure> {
+    let (action, target) = match removal {
+        Removal::Expunge => (DeleteAction::Expunged, None),
+        Removal::Flag => (DeleteAction::Flagged, None),
+        Removal::HideByKeyword | Removal::HideInMemory => (DeleteAction::Hidden, None),
+        Removal::Move | Removal::CopyThenExpunge | Removal::CopyThenFlag => {
+            (DeleteAction::Moved, Some(target(logged_in).await?.mailbox))
         }
     };
-    match left.is_empty() {
-        true => Ok(action),
-        false => Err(FailureKind::UpstreamRefused.because(format!(
-            "the upstream said OK, but {} of {} messages are still there",
-            left.len(),
-            set.len()
+    for part in set.split(UIDS_MAX) {
+        let removed = remove_part(&part, removal, target.as_ref(), gateway, logged_in).await;
+        if let Err(failure) = removed {
+            if matches!(removal, Removal::Expunge | Removal::CopyThenExpunge) {
+                withdraw(&part, &failure, gateway, logged_in).await;
+            }
+            return Err(failure);
+        }
+        record.deleted += part.len();
+        gateway
+            .metrics
+            .messages_deleted(&logged_in.key.upstream, action, part.len());
+    }
+    Ok(())
+}
+
+/// Removes a part, and looks whether it is gone.
+async fn remove_part(
+    part: &UidSet,
+    removal: Removal,
+    target: Option<&MailboxName>,
+    gateway: &Gateway,
+    logged_in: &mut LoggedIn,
+) -> Result<(), Failure> {
+    let LoggedIn {
+        imap,
+        key,
+        selected,
+        ..
+    } = logged_in;
+    if let Some(target) = target {
+        match removal {
+            Removal::Move => imap.move_to(part, target).await?,
+            // Only what is safe elsewhere may be marked here.
+            _ => imap.copy(part, target).await?,
+        }
+    }
+    let still = match removal {
+        Removal::Move => SearchedState::Present,
+        Removal::Expunge | Removal::CopyThenExpunge => {
+            imap.store(part, FlagChange::Set, StoredFlag::Deleted)
+                .await?;
+            imap.expunge(part).await?;
+            SearchedState::Present
+        }
+        Removal::Flag | Removal::CopyThenFlag => {
+            imap.store(part, FlagChange::Set, StoredFlag::Deleted)
+                .await?;
+            SearchedState::Undeleted
+        }
+        Removal::HideByKeyword => {
+            imap.store(part, FlagChange::Set, StoredFlag::Hidden)
+                .await?;
+            SearchedState::Unhidden
+        }
+        Removal::HideInMemory => {
+            return match gateway.memory.hide(key, selected.validity, part) {
+                true => Ok(()),
+                false => {
+                    Err(FailureKind::Overloaded.because("the memory of hidden messages is full"))
+                }
+            };
+        }
+    };
+    let left = imap.search(part, still).await?.len();
+    match left {
+        0 => Ok(()),
+        _ => Err(FailureKind::UpstreamRefused.because(format!(
+            "the upstream said OK, but {left} of {} messages are still there",
+            part.len()
         ))),
+    }
+}
+
+/// After a removal that got no further than `\Deleted`: the client was told that these messages are
+/// still there, so they must be shown again.
+async fn withdraw(part: &UidSet, failure: &Failure, gateway: &Gateway, logged_in: &mut LoggedIn) {
+    let withdrawn = failure.kind.leaves_upstream_usable()
+        && logged_in
+            .imap
+            .store(part, FlagChange::Clear, StoredFlag::Deleted)
+            .await
+            .is_ok();
+    if !withdrawn {
+        gateway
+            .memory
+            .keep_showing(&logged_in.key, logged_in.selected.validity, part);
     }
 }
 
@@ -194,7 +244,13 @@ async fn target(logged_in: &mut LoggedIn) -> Result<Target, Failure> {
             .because("maildrop.on_delete would move messages into the folder that they are in"));
     }
     if !target.exists {
-        logged_in.imap.create(&target.mailbox).await?;
+        match logged_in.imap.create(&target.mailbox).await {
+            // It may be there without being listed; what moves messages into it will tell.
+            Err(failure) if failure.kind.leaves_upstream_usable() => {
+                warn!(%failure, "the folder of maildrop.on_delete was not created");
+            }
+            result => result?,
+        }
     }
     Ok(target)
 }
@@ -205,7 +261,11 @@ pub(in crate::session) async fn find_target(
     settings: &MaildropSettings,
 ) -> Result<Target, Failure> {
     let folders = imap.folders().await?;
-    let quirks = imap.quirks();
+    let Quirks {
+        trash_folder,
+        archive_folder,
+        ..
+    } = imap.quirks();
     Ok(match &settings.on_delete {
         DeletePolicy::Move(folder) => {
             let mailbox = imap.mailbox(folder);
@@ -214,17 +274,22 @@ pub(in crate::session) async fn find_target(
                 mailbox,
             }
         }
-        DeletePolicy::Archive => folders.find(
-            &[SpecialUse::Archive, SpecialUse::All],
-            quirks.archive_folder.as_deref(),
-            ARCHIVE_NAMES,
-        ),
+        DeletePolicy::Archive => {
+            // Elsewhere than at Gmail, the folder of all mail is a view that nothing can be put into.
+            let uses: &[SpecialUse] = match imap.has(Capability::GmailExtensions) {
+                true => &[SpecialUse::Archive, SpecialUse::All],
+                false => &[SpecialUse::Archive],
+            };
+            folders.find(uses, &names(archive_folder, ARCHIVE_NAMES))
+        }
         DeletePolicy::Trash | DeletePolicy::Expunge | DeletePolicy::Flag | DeletePolicy::Keep => {
-            folders.find(
-                &[SpecialUse::Trash],
-                quirks.trash_folder.as_deref(),
-                TRASH_NAMES,
-            )
+            folders.find(&[SpecialUse::Trash], &names(trash_folder, TRASH_NAMES))
         }
     })
+}
+
+/// The provider's own name first.
+fn names<'a>(of_provider: &'a Option<String>, well_known: &[&'a str]) -> Vec<&'a str> {
+    let of_provider = of_provider.iter().map(String::as_str);
+    of_provider.chain(well_known.iter().copied()).collect()
 }

@@ -1,0 +1,270 @@
+//! Fetching a message: up to the first octet of its body, which a [`LiteralReader`] then lends.
+
+use std::collections::VecDeque;
+
+use tokio::time::Instant;
+
+use super::{ImapClient, Received};
+use crate::failure::{Failure, FailureKind};
+use crate::imap::Garbled;
+use crate::imap::command::{Command, CommandName, SearchedState, Section};
+use crate::imap::fetch::{self, BodyHead, BodyPlace, Fetch};
+use crate::imap::ids::{Uid, UidSet};
+use crate::imap::response::{Condition, Response, Status, Tag, Untagged};
+use crate::metrics::ReadAhead;
+use crate::upstream::LiteralReader;
+
+/// Octets of a body that is held until its UID is known. Of a longer one the UID is checked behind it,
+/// before its terminator is said.
+const UNNAMED_BODY_OCTETS_MAX: u64 = 64 * 1024;
+
+/// A FETCH of a whole message that the client has not asked for yet.
+pub(super) struct Ahead {
+    pub(super) tag: Tag,
+    pub(super) uid: Uid,
+    started: Instant,
+}
+
+/// How the answer to a FETCH of a body begins.
+enum BodyStart {
+    /// With the literal, whose octets are next.
+    Streamed(BodyHead),
+    /// With all of it.
+    Held(Vec<u8>),
+    /// There is no such message.
+    Absent,
+    /// NO, BAD, or NIL for a body.
+    Refused(Status),
+}
+
+impl ImapClient {
+    /// The messages that were asked for ahead, and not fetched yet.
+    pub fn under_way(&self) -> Vec<Uid> {
+        self.ahead.iter().map(|ahead| ahead.uid).collect()
+    }
+
+    /// Begins to fetch a message, or part of it, and asks in the same flight for the whole messages
+    /// that will be fetched next. `None`: there is no such message any more.
+    ///
+    /// # Errors
+    /// When the upstream refuses, is lost, or has a message without showing it.
+    pub async fn fetch_body(
+        &mut self,
+        uid: Uid,
+        section: Section,
+        next: &[Uid],
+    ) -> Result<Option<LiteralReader<'_>>, Failure> {
+        let (tag, started) = self.ask(uid, section).await?;
+        for uid in next {
+            let (tag, started) = self.send_fetch(*uid, Section::Whole);
+            self.ahead.push_back(Ahead {
+                tag,
+                uid: *uid,
+                started,
+            });
+        }
+        self.limit_command();
+        // Also when the answer is here already: what was asked for ahead must not wait for it.
+        self.stream.flush().await?;
+        let status = match self.body_start(tag, uid, section).await? {
+            BodyStart::Streamed(head) => {
+                return Ok(Some(LiteralReader::streamed(self, tag, uid, head, started)));
+            }
+            BodyStart::Held(content) => {
+                return Ok(Some(LiteralReader::inline(
+                    self, tag, uid, content, started,
+                )));
+            }
+            BodyStart::Absent => return Ok(None),
+            BodyStart::Refused(status) => status,
+        };
+        self.observe(CommandName::FetchBody, &status, started);
+        let failure = match self.expect_ok(CommandName::FetchBody, status) {
+            Ok(()) => FailureKind::UpstreamRefused.because("the upstream says NIL for a body"),
+            Err(failure) if failure.kind != FailureKind::UpstreamRefused => return Err(failure),
+            Err(failure) => failure,
+        };
+        // That may be how the upstream says that the message is gone (Dovecot: `BODY[] NIL` and
+        // EXPUNGEISSUED); then it will not come back, and there is no failure.
+        let left = self
+            .search(&UidSet::from_iter([uid]), SearchedState::Present)
+            .await?;
+        match left.is_empty() {
+            true => Ok(None),
+            false => Err(failure),
+        }
+    }
+
+    /// Asks for a body, unless that was done ahead. What was asked for ahead of it is not wanted.
+    async fn ask(&mut self, uid: Uid, section: Section) -> Result<(Tag, Instant), Failure> {
+        let is_ahead = |ahead: &VecDeque<Ahead>| ahead.iter().any(|ahead| ahead.uid == uid);
+        while section == Section::Whole && is_ahead(&self.ahead) {
+            match self.ahead.pop_front_if(|front| front.uid == uid) {
+                Some(Ahead { tag, started, .. }) => {
+                    self.metrics.read_ahead(ReadAhead::Hit, 1);
+                    return Ok((tag, started));
+                }
+                None => {
+                    self.limit_command();
+                    self.drain_front().await?;
+                }
+            }
+        }
+        self.drain_ahead().await?;
+        if section == Section::Whole {
+            self.metrics.read_ahead(ReadAhead::Miss, 1);
+        }
+        Ok(self.send_fetch(uid, section))
+    }
+
+    fn send_fetch(&mut self, uid: Uid, section: Section) -> (Tag, Instant) {
+        (
+            self.send(&Command::fetch_body(uid, section)),
+            Instant::now(),
+        )
+    }
+
+    /// Reads and drops all that was asked for ahead, as every other command must.
+    pub(super) async fn drain_ahead(&mut self) -> Result<(), Failure> {
+        self.limit_command();
+        while !(self.ahead.is_empty() && self.unfinished.is_empty()) {
+            self.drain_front().await?;
+        }
+        Ok(())
+    }
+
+    /// Reads on until one FETCH less is under way.
+    async fn drain_front(&mut self) -> Result<(), Failure> {
+        let under_way = |client: &Self| client.ahead.len() + client.unfinished.len();
+        let before = under_way(self);
+        while under_way(self) == before {
+            let received = self.receive().await?;
+            self.other(received, &mut |_| {}).await?;
+        }
+        Ok(())
+    }
+
+    /// The tagged response of a FETCH that nobody waits for.
+    pub(super) fn end_of_fetch(&mut self, tag: Tag, status: Status) -> Result<(), Failure> {
+        if let Some(place) = self.unfinished.iter().position(|(of, _)| *of == tag) {
+            let (_, started) = self.unfinished.swap_remove(place);
+            self.observe(CommandName::FetchBody, &status, started);
+            // The message went to the client as complete. If it was not, nothing more may happen in
+            // this session, least of all its removal.
+            return match status.condition {
+                Condition::Ok => Ok(()),
+                _ => Err(Garbled("the upstream takes back a message that it has sent").into()),
+            };
+        }
+        // What was read ahead is not there, or came in another order than asked for (RFC 3501 §5.5)
+        // and was skipped: the client will ask again.
+        match self.ahead.iter().position(|ahead| ahead.tag == tag) {
+            Some(place) => {
+                self.ahead.remove(place);
+                self.metrics.read_ahead(ReadAhead::Dropped, 1);
+                Ok(())
+            }
+            None => Err(Garbled("the end of a command that we did not send").into()),
+        }
+    }
+
+    /// Behind a body, waits for the end of its FETCH, or for the next body that was asked for:
+    /// Dovecot answers up to four FETCHes together, and ends them together.
+    pub(in crate::upstream) async fn end_body(
+        &mut self,
+        tag: Tag,
+        started: Instant,
+    ) -> Result<(), Failure> {
+        self.limit_command();
+        loop {
+            match self.receive().await? {
+                Received::Response(Response::Tagged { tag: ended, status }) if ended == tag => {
+                    self.observe(CommandName::FetchBody, &status, started);
+                    return self.expect_ok(CommandName::FetchBody, status);
+                }
+                Received::Body(head) if self.is_ahead(&head) => {
+                    self.next_body = Some(head);
+                    self.unfinished.push((tag, started));
+                    return Ok(());
+                }
+                other => self.other(other, &mut |_| {}).await?,
+            }
+        }
+    }
+
+    fn is_ahead(&self, head: &BodyHead) -> bool {
+        match head.items.uid {
+            Some(uid) => self.ahead.iter().any(|ahead| ahead.uid == uid),
+            None => !self.ahead.is_empty(),
+        }
+    }
+
+    /// Reads up to the first octet of the body, or the end of the command.
+    async fn body_start(
+        &mut self,
+        tag: Tag,
+        uid: Uid,
+        section: Section,
+    ) -> Result<BodyStart, Failure> {
+        let mut withheld = false;
+        loop {
+            match self.receive().await? {
+                Received::Body(head) if is_ours(&head.items, uid) && fits(head.place, section) => {
+                    if head.items.uid.is_some() || head.octets > UNNAMED_BODY_OCTETS_MAX {
+                        return Ok(BodyStart::Streamed(head));
+                    }
+                    if let Some(content) = self.unnamed_body(head, uid).await? {
+                        return Ok(BodyStart::Held(content));
+                    }
+                }
+                Received::Response(Response::Untagged(Untagged::Fetch(mut fetch)))
+                    if fetch.uid == Some(uid)
+                        && fetch
+                            .body
+                            .as_ref()
+                            .is_some_and(|body| fits(body.place, section)) =>
+                {
+                    match fetch.body.take().and_then(|body| body.content) {
+                        Some(content) => return Ok(BodyStart::Held(content)),
+                        None => withheld = true,
+                    }
+                }
+                Received::Response(Response::Tagged { tag: ended, status }) if ended == tag => {
+                    let ok = status.condition == Condition::Ok;
+                    return Ok(match ok && !withheld {
+                        true => BodyStart::Absent,
+                        false => BodyStart::Refused(status),
+                    });
+                }
+                other => self.other(other, &mut |_| {}).await?,
+            }
+        }
+    }
+
+    /// A body whose UID comes behind it (Exchange Online): held until it is clear whose it is.
+    async fn unnamed_body(&mut self, head: BodyHead, uid: Uid) -> Result<Option<Vec<u8>>, Failure> {
+        let mut content = Vec::new();
+        self.read_octets(&mut content, head.octets).await?;
+        let mut tail = Vec::new();
+        if self.complete_line(&mut tail).await?.is_some() {
+            return Err(Garbled("two bodies in one response").into());
+        }
+        let items = fetch::body_tail(&tail, head.items)?;
+        Ok((items.uid == Some(uid)).then_some(content))
+    }
+}
+
+fn is_ours(items: &Fetch, uid: Uid) -> bool {
+    // Where the UID comes behind the body, the tail of the response decides.
+    items.uid.is_none_or(|said| said == uid)
+}
+
+/// Whether these are octets that we asked for. A server that knows no partial fetch sends the whole
+/// message; from its beginning that is as good.
+fn fits(place: BodyPlace, section: Section) -> bool {
+    place.whole_message
+        && match section {
+            Section::Whole => place.origin.is_none(),
+            Section::Part { first, .. } => place.origin.unwrap_or(0) == first,
+        }
+}

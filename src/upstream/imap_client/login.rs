@@ -1,0 +1,184 @@
+//! Logging in: the best common mechanism, and what a refusal means (RFC 3501 §6.2, RFC 5530).
+
+use tokio::time::Instant;
+
+use super::{ImapClient, Received, contains, literals_of};
+use crate::failure::{Failure, FailureKind};
+use crate::imap::Garbled;
+use crate::imap::capability::{Capabilities, Capability};
+use crate::imap::command::{Command, CommandName};
+use crate::imap::response::{Code, Condition, Response, Status, Untagged};
+use crate::sasl::{Credential, Mechanism, Proof};
+
+impl ImapClient {
+    /// Logs in by the best common mechanism; one attempt, whatever comes of it. Then greets with ID,
+    /// without which some providers open no mailbox.
+    ///
+    /// # Errors
+    /// `AuthRejected` only when the upstream said that the credential is wrong.
+    pub async fn authenticate(&mut self, credential: &Credential) -> Result<(), Failure> {
+        let capabilities = self.known_capabilities().await?;
+        let choice = choose_mechanism(capabilities, credential)
+            .map_err(|cause| FailureKind::Misconfigured.because(cause))?;
+        self.credential = Some(credential.clone());
+        // What was said before login does not hold after it (RFC 3501 §6.2.3).
+        self.capabilities = None;
+        let status = match (choice, credential.proof()) {
+            (Choice::Login, Proof::Password(password)) => {
+                let literals = literals_of(capabilities);
+                let command = Command::login(credential.login(), password, literals);
+                self.run(command, |_| {}).await?
+            }
+            (Choice::Login, Proof::BearerToken(_)) => {
+                return Err(FailureKind::Misconfigured.because("LOGIN cannot carry a token"));
+            }
+            (Choice::Authenticate(mechanism), _) => {
+                let at_once = capabilities.has(Capability::SaslIr);
+                self.exchange(mechanism, credential, at_once).await?
+            }
+        };
+        if status.condition != Condition::Ok {
+            return Err(self.login_failure(&status));
+        }
+        let capabilities = self.known_capabilities().await?;
+        self.upstream
+            .note(|seen| seen.after_login = Some(capabilities));
+        if capabilities.has(Capability::Id) {
+            // Its answer, even NO, changes nothing.
+            self.run(Command::id(env!("CARGO_PKG_VERSION")), |_| {})
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// AUTHENTICATE (RFC 3501 §6.2.2, RFC 4959)
+    async fn exchange(
+        &mut self,
+        mechanism: Mechanism,
+        credential: &Credential,
+        at_once: bool,
+    ) -> Result<Status, Failure> {
+        let endpoint = &self.upstream.settings().imap;
+        let response = credential
+            .response(mechanism, &endpoint.host, endpoint.port)
+            .ok_or_else(|| FailureKind::Misconfigured.because("a mechanism without a response"))?;
+        let initial_response = at_once.then_some(&response);
+        let command = Command::authenticate(mechanism.name(), initial_response);
+        let started = Instant::now();
+        let tag = self.send(&command);
+        let mut answers = Vec::new();
+        // The challenge after a refused token explains the refusal; it wants an empty answer.
+        answers.push(match mechanism {
+            Mechanism::OauthBearer => &b"AQ=="[..],
+            _ => b"",
+        });
+        if !at_once {
+            answers.push(response.expose());
+        }
+        let status = loop {
+            match self.receive().await? {
+                Received::Response(Response::Continuation(_)) => {
+                    let answer = answers
+                        .pop()
+                        .ok_or(Garbled("more challenges than the mechanism has"))?;
+                    self.stream.output().extend_from_slice(answer);
+                    self.stream.output().extend_from_slice(b"\r\n");
+                }
+                Received::Response(Response::Tagged { tag: ended, status }) if ended == tag => {
+                    break status;
+                }
+                other => self.other(other, &mut |_| {}).await?,
+            }
+        };
+        self.observe(CommandName::Authenticate, &status, started);
+        Ok(status)
+    }
+
+    /// RFC 5530 says what a NO means; where there is no code, it means the credential.
+    fn login_failure(&self, status: &Status) -> Failure {
+        let kind = match (&status.code, status.condition) {
+            (Some(Code::AuthenticationFailed | Code::Expired), _) => FailureKind::AuthRejected,
+            (Some(Code::Unavailable), _) => FailureKind::AuthUnavailable,
+            (Some(Code::Limit), _) => FailureKind::AuthUnavailable,
+            (Some(Code::InUse), _) => FailureKind::MaildropInUse,
+            (Some(Code::AuthorizationFailed | Code::PrivacyRequired), _) => {
+                FailureKind::Misconfigured
+            }
+            (_, Condition::Bad) => FailureKind::OurMistake,
+            _ if speaks_of_throttling(&status.text) => FailureKind::AuthUnavailable,
+            _ => FailureKind::AuthRejected,
+        };
+        kind.because(format!("login: {}", self.quote(&status.text)))
+    }
+
+    /// ENABLE UTF8=ACCEPT (RFC 9755), if the upstream can.
+    ///
+    /// # Errors
+    /// When it was lost.
+    pub async fn enable_utf8(&mut self) -> Result<(), Failure> {
+        if self.has(Capability::Utf8Accept) && self.has(Capability::Enable) {
+            let mut enabled = false;
+            self.run(Command::enable_utf8(), |untagged| {
+                if let Untagged::Enabled(what) = untagged {
+                    enabled |= what.has(Capability::Utf8Accept);
+                }
+            })
+            .await?;
+            self.utf8 = enabled;
+        }
+        Ok(())
+    }
+}
+
+/// Gmail (2016) and others refuse a login that comes too often with nothing but a text:
+/// `NO [ALERT] Too many simultaneous connections. (Failure)`. To call that a wrong password would make
+/// clients ask for it.
+fn speaks_of_throttling(text: &[u8]) -> bool {
+    [
+        &b"too many"[..],
+        b"simultaneous connections",
+        b"try again later",
+        b"temporar",
+        b"rate limit",
+        b"unavailable",
+        b"exceeded",
+    ]
+    .iter()
+    .any(|phrase| contains(text, phrase))
+}
+
+enum Choice {
+    Login,
+    Authenticate(Mechanism),
+}
+
+/// The mechanism by which this credential fits through this upstream, with the fewest flights.
+fn choose_mechanism(
+    capabilities: Capabilities,
+    credential: &Credential,
+) -> Result<Choice, &'static str> {
+    let plain = capabilities.has(Capability::AuthPlain);
+    let login = !capabilities.has(Capability::LoginDisabled);
+    match credential.proof() {
+        Proof::BearerToken(_) if capabilities.has(Capability::AuthOauthBearer) => {
+            Ok(Choice::Authenticate(Mechanism::OauthBearer))
+        }
+        Proof::BearerToken(_) if capabilities.has(Capability::AuthXoauth2) => {
+            Ok(Choice::Authenticate(Mechanism::Xoauth2))
+        }
+        Proof::BearerToken(_) => Err("the upstream takes no OAuth token"),
+        // Only PLAIN can say as whom to act.
+        Proof::Password(_) if credential.authorize_as().is_some() => match plain {
+            true => Ok(Choice::Authenticate(Mechanism::Plain)),
+            false => {
+                Err("the client wants to act as somebody else, and the upstream has no AUTH=PLAIN")
+            }
+        },
+        Proof::Password(_) if plain && capabilities.has(Capability::SaslIr) => {
+            Ok(Choice::Authenticate(Mechanism::Plain))
+        }
+        Proof::Password(_) if login => Ok(Choice::Login),
+        Proof::Password(_) if plain => Ok(Choice::Authenticate(Mechanism::Plain)),
+        Proof::Password(_) => Err("the upstream takes no password (LOGINDISABLED)"),
+    }
+}

@@ -1,0 +1,237 @@
+//! A selected mailbox: what is in it, and what is done to its messages, by UID alone.
+
+use super::ImapClient;
+use crate::failure::{Failure, FailureKind};
+use crate::imap::Garbled;
+use crate::imap::command::{
+    Command, CommandName, FlagChange, ListingIdentity, Literals, MailboxName, SearchedState,
+    StoredFlag,
+};
+use crate::imap::fetch::Fetch;
+use crate::imap::ids::{Uid, UidSet, UidValidity};
+use crate::imap::response::{Code, Condition, PermanentFlags, Status, Untagged};
+
+/// Messages that a maildrop may have; mpop, for one, takes no more.
+const MESSAGES_MAX: u32 = 1_000_000;
+
+/// What SELECT said.
+#[derive(Debug, Clone)]
+pub struct Selected {
+    /// Under which the UIDs of this session count.
+    pub validity: UidValidity,
+    /// How many messages there are.
+    pub exists: u32,
+    /// Whether nothing can be changed.
+    pub read_only: bool,
+    /// Which flags can be changed for good.
+    pub permanent_flags: PermanentFlags,
+}
+
+impl ImapClient {
+    /// Opens a mailbox for reading and writing.
+    ///
+    /// # Errors
+    /// `Misconfigured` when there is no such mailbox, `MaildropInUse` when it is locked.
+    pub async fn select(&mut self, mailbox: &MailboxName) -> Result<Selected, Failure> {
+        let mut exists = 0;
+        let mut validity = None;
+        // RFC 3501 §6.3.1: without PERMANENTFLAGS all flags can be changed; of keywords we do not
+        // believe it.
+        let mut permanent_flags = PermanentFlags {
+            seen: true,
+            deleted: true,
+            hidden: false,
+        };
+        self.validity = None;
+        let status = self
+            .run(
+                Command::select(mailbox, self.literals()),
+                |untagged| match untagged {
+                    Untagged::Exists(count) => exists = count,
+                    Untagged::Status(status) => match status.code {
+                        Some(Code::UidValidity(said)) => validity = Some(said),
+                        Some(Code::PermanentFlags(said)) => permanent_flags = said,
+                        _ => {}
+                    },
+                    _ => {}
+                },
+            )
+            .await?;
+        let read_only = status.code == Some(Code::ReadOnly);
+        match &status {
+            Status {
+                code: Some(Code::InUse),
+                ..
+            } => {
+                let text = self.quote(&status.text);
+                return Err(FailureKind::MaildropInUse.because(format!("SELECT: {text}")));
+            }
+            Status {
+                code: Some(Code::NonExistent | Code::TryCreate),
+                condition: Condition::No,
+                ..
+            } => {
+                let text = self.quote(&status.text);
+                return Err(FailureKind::Misconfigured
+                    .because(format!("maildrop.folder cannot be opened: {text}")));
+            }
+            _ => self.expect_ok(CommandName::Select, status)?,
+        }
+        let validity = validity.ok_or_else(|| {
+            FailureKind::Misconfigured
+                .because("the upstream has no UIDVALIDITY, so its UIDs name nothing")
+        })?;
+        self.validity = Some(validity);
+        Ok(Selected {
+            validity,
+            exists,
+            read_only,
+            permanent_flags,
+        })
+    }
+
+    /// UID, size and flags of every message of a selected mailbox, one response each, and some more
+    /// where flags change meanwhile.
+    ///
+    /// # Errors
+    /// When there are too many messages, the upstream refuses or is lost; what came before is not to
+    /// be trusted then.
+    pub async fn list_messages(
+        &mut self,
+        selected: &Selected,
+        identity: ListingIdentity,
+        mut each: impl FnMut(Fetch),
+    ) -> Result<(), Failure> {
+        // `1:*` names the last message even of an empty mailbox.
+        if selected.exists == 0 {
+            return Ok(());
+        }
+        if selected.exists > MESSAGES_MAX {
+            return Err(FailureKind::Misconfigured.because(format!(
+                "the folder has {} messages; a maildrop may have {MESSAGES_MAX}",
+                selected.exists
+            )));
+        }
+        // An upstream that repeats itself without end must not fill our memory.
+        let responses_max = 2 * selected.exists + 1000;
+        let mut responses = 0;
+        let mut last = None;
+        loop {
+            let status = self
+                .run(Command::fetch_listing(last, identity), |untagged| {
+                    if let Untagged::Fetch(fetch) = untagged {
+                        responses += 1;
+                        if responses <= responses_max {
+                            each(fetch);
+                        }
+                    }
+                })
+                .await?;
+            if responses > responses_max {
+                return Err(Garbled("far more FETCH responses than messages").into());
+            }
+            let code = status.code.clone();
+            self.expect_ok(CommandName::FetchListing, status)?;
+            // RFC 9738 §3: from the highest UID down, so that what is below is still to come.
+            last = match code {
+                Some(Code::MessageLimit(lowest)) if last.is_none_or(|last| lowest <= last) => {
+                    Uid::new(lowest.number() - 1)
+                }
+                _ => None,
+            };
+            if last.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Which of these messages are in the mailbox still, and as `state` says.
+    ///
+    /// # Errors
+    /// When the upstream refuses or is lost.
+    pub async fn search(&mut self, set: &UidSet, state: SearchedState) -> Result<UidSet, Failure> {
+        let mut found = UidSet::default();
+        let status = self
+            .run(Command::search(set, state), |untagged| {
+                if let Untagged::Search(uids) = untagged {
+                    // Ours alone, so that a set of four billion cannot be walked through.
+                    for uid in set.iter().filter(|uid| uids.contains(*uid)) {
+                        found.insert_range(uid, uid);
+                    }
+                }
+            })
+            .await?;
+        self.expect_ok(CommandName::Search, status)?;
+        Ok(found)
+    }
+
+    /// Sets or clears a flag on each of these messages that is still there; at most [`UIDS_MAX`].
+    ///
+    /// # Errors
+    /// When the upstream refuses or is lost; some may have changed then.
+    ///
+    /// [`UIDS_MAX`]: crate::imap::command::UIDS_MAX
+    pub async fn store(
+        &mut self,
+        set: &UidSet,
+        change: FlagChange,
+        flag: StoredFlag,
+    ) -> Result<(), Failure> {
+        let status = self.run(Command::store(set, change, flag), |_| {}).await?;
+        self.expect_ok(CommandName::Store, status)
+    }
+
+    /// Removes those of these messages that bear `\Deleted`, and no others (RFC 4315).
+    ///
+    /// # Errors
+    /// When the upstream refuses or is lost.
+    pub async fn expunge(&mut self, set: &UidSet) -> Result<(), Failure> {
+        let status = self.run(Command::expunge(set), |_| {}).await?;
+        self.expect_ok(CommandName::Expunge, status)
+    }
+
+    /// UID MOVE (RFC 6851); creates the folder if the upstream says that this would help.
+    ///
+    /// # Errors
+    /// When the upstream refuses or is lost.
+    pub async fn move_to(&mut self, set: &UidSet, mailbox: &MailboxName) -> Result<(), Failure> {
+        self.transfer(set, mailbox, CommandName::Move, Command::move_to)
+            .await
+    }
+
+    /// UID COPY; creates the folder if the upstream says that this would help.
+    ///
+    /// # Errors
+    /// When the upstream refuses or is lost.
+    pub async fn copy(&mut self, set: &UidSet, mailbox: &MailboxName) -> Result<(), Failure> {
+        self.transfer(set, mailbox, CommandName::Copy, Command::copy)
+            .await
+    }
+
+    async fn transfer(
+        &mut self,
+        set: &UidSet,
+        mailbox: &MailboxName,
+        name: CommandName,
+        command: fn(&UidSet, &MailboxName, Literals) -> Command,
+    ) -> Result<(), Failure> {
+        let literals = self.literals();
+        let mut status = self.run(command(set, mailbox, literals), |_| {}).await?;
+        if status.condition == Condition::No && status.code == Some(Code::TryCreate) {
+            self.create(mailbox).await?;
+            status = self.run(command(set, mailbox, literals), |_| {}).await?;
+        }
+        self.expect_ok(name, status)
+    }
+
+    /// CREATE
+    ///
+    /// # Errors
+    /// When the upstream refuses or is lost.
+    pub async fn create(&mut self, mailbox: &MailboxName) -> Result<(), Failure> {
+        let status = self
+            .run(Command::create(mailbox, self.literals()), |_| {})
+            .await?;
+        self.expect_ok(CommandName::Create, status)
+    }
+}
