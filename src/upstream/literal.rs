@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::ImapClient;
 use crate::failure::Failure;
 use crate::imap::Garbled;
-use crate::imap::fetch::{self, BodyHead, Fetch};
+use crate::imap::fetch::{self, Body, BodyHead, Fetch};
 use crate::imap::ids::Uid;
 use crate::imap::response::Tag;
 
@@ -114,10 +114,14 @@ impl<'a> LiteralReader<'a> {
         self.client.limit_command();
         if let Source::Stream(items) = self.source {
             let mut tail = Vec::new();
-            if self.client.complete_line(&mut tail).await?.is_some() {
+            let is_body = |body: &Body| body.place.whole_message;
+            let head = self.client.complete_line(&mut tail).await?;
+            let items = fetch::body_tail(&tail, items)?;
+            // A body whose literal is not the first of its response is part of the tail.
+            if head.is_some() || items.body.as_ref().is_some_and(is_body) {
                 return Err(Garbled("two bodies in one response").into());
             }
-            if fetch::body_tail(&tail, items)?.uid != Some(self.uid) {
+            if items.uid != Some(self.uid) {
                 return Err(Garbled("the body of a message that we did not ask for").into());
             }
         }

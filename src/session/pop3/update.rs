@@ -7,7 +7,7 @@ use super::{LoggedIn, Record};
 use crate::config::{MaildropSettings, MarkSeen, Quirks};
 use crate::failure::{Failure, FailureKind};
 use crate::imap::capability::Capability;
-use crate::imap::command::{FlagChange, MailboxName, SearchedState, StoredFlag, UIDS_MAX};
+use crate::imap::command::{FlagChange, SearchedState, StoredFlag, UIDS_MAX};
 use crate::imap::ids::UidSet;
 use crate::imap::response::SpecialUse;
 use crate::maildrop::{Abilities, DeletePolicy, Removal, Update};
@@ -147,7 +147,14 @@ async fn remove(
         }
     };
     for part in set.split(UIDS_MAX) {
-        let removed = remove_part(&part, removal, target.as_ref(), gateway, logged_in).await;
+        if let Some(target) = &target {
+            match removal {
+                Removal::Move => logged_in.imap.move_to(&part, target).await?,
+                // Only what is safe elsewhere may be marked here.
+                _ => logged_in.imap.copy(&part, target).await?,
+            }
+        }
+        let removed = remove_part(&part, removal, gateway, logged_in).await;
         if let Err(failure) = removed {
             if matches!(removal, Removal::Expunge | Removal::CopyThenExpunge) {
                 withdraw(&part, &failure, gateway, logged_in).await;
@@ -162,11 +169,10 @@ async fn remove(
     Ok(())
 }
 
-/// Removes a part, and looks whether it is gone.
+/// Removes a part, of which a copy is where the policy wants one, and looks whether it is gone.
 async fn remove_part(
     part: &UidSet,
     removal: Removal,
-    target: Option<&MailboxName>,
     gateway: &Gateway,
     logged_in: &mut LoggedIn,
 ) -> Result<(), Failure> {
@@ -176,13 +182,6 @@ async fn remove_part(
         selected,
         ..
     } = logged_in;
-    if let Some(target) = target {
-        match removal {
-            Removal::Move => imap.move_to(part, target).await?,
-            // Only what is safe elsewhere may be marked here.
-            _ => imap.copy(part, target).await?,
-        }
-    }
     let still = match removal {
         Removal::Move => SearchedState::Present,
         Removal::Expunge | Removal::CopyThenExpunge => {
