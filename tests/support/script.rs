@@ -146,6 +146,12 @@ impl Transcript {
         })
     }
 
+    /// Whether messages are asked for before the client wants them.
+    pub(crate) fn reads_ahead(&self) -> bool {
+        let is_it = |(name, _): &(String, String)| name == "POPGATE__READ_AHEAD__OCTETS";
+        self.settings.iter().any(is_it)
+    }
+
     /// Whether the octets on some leg are those of TLS.
     pub(crate) fn has_tls(&self) -> bool {
         let is_tls = |step: &Step| matches!(step.act, Act::Tls(..));
