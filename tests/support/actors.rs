@@ -83,6 +83,13 @@ struct Upstream {
     is_lost: bool,
 }
 
+impl Upstream {
+    /// Whether this step of the play is none that it has still to take.
+    fn is_past(&self, place: usize) -> bool {
+        self.is_lost || self.script.get(self.next).is_none_or(|next| *next > place)
+    }
+}
+
 impl Actors<'_> {
     /// The play goes on as its clients do; the upstreams follow by themselves.
     async fn client_step(&mut self, act: &Act, client: usize) -> Result<(), String> {
@@ -96,7 +103,7 @@ impl Actors<'_> {
                 self.stage.clients[client].wire.send(octets);
                 self.asked = Some(Instant::now());
             }
-            Act::ClientHears(_) => self.wait_for_replies(client).await?,
+            Act::ClientHears(_) => return self.wait_for_replies(client).await,
             Act::GetToKnow => self.stage.get_to_know(),
             Act::Wait(time) => {
                 self.let_act().await?;
@@ -108,8 +115,14 @@ impl Actors<'_> {
             Act::Room(octets) => self.stage.clients[client].wire.limit_room(*octets),
             Act::Drain => self.stage.gateway.draining.cancel(),
             Act::Drained => self.stage.gateway.drained.cancel(),
-            // An upstream says and ends by itself.
-            Act::UpstreamSays(..) | Act::Eof(Side::Upstream(_)) | Act::Reset(Side::Upstream(_)) => {
+            // An upstream says and ends by itself, often before it is its turn.
+            Act::UpstreamSays(dial, _)
+            | Act::Eof(Side::Upstream(dial))
+            | Act::Reset(Side::Upstream(dial)) => {
+                let upstream = self.upstreams.get(*dial);
+                if upstream.is_none_or(|upstream| upstream.is_past(self.cues)) {
+                    return Ok(());
+                }
             }
             // What only the unbroken play can ask for.
             Act::UpstreamHears(..) | Act::Dial(_) | Act::Closed(_) | Act::Tls(..) => return Ok(()),
