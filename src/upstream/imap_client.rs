@@ -206,6 +206,11 @@ impl ImapClient {
         &self.upstream.settings().quirks
     }
 
+    /// Whether something that the upstream said is here already.
+    pub fn has_input(&self) -> bool {
+        self.next_body.is_some() || self.stream.has_input()
+    }
+
     /// Octets from and to the upstream so far.
     pub fn octets(&self) -> (u64, u64) {
         (self.stream.octets_read(), self.stream.octets_written())

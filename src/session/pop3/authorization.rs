@@ -68,6 +68,8 @@ pub(super) async fn run(
             return Ok(None);
         };
         record.login = Some(credential.login().escape_ascii().to_string());
+        // What was said so far must not wait for the upstream.
+        client.lines.flush().await?;
         let opened = open_maildrop(credential, progress.utf8, login_ends, gateway, record).await;
         gateway
             .metrics

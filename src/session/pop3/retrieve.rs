@@ -123,6 +123,10 @@ async fn open<'a>(
     logged_in: &'a mut LoggedIn,
     record: &mut Record,
 ) -> Result<Option<LiteralReader<'a>>, SessionEnd> {
+    // What was said so far must not wait for the upstream; where its answer is here, it need not.
+    if !logged_in.imap.has_input() {
+        client.lines.flush().await?;
+    }
     let is_first = matches!(section, Section::Whole | Section::Part { first: 0, .. });
     let failure = match logged_in.imap.fetch_body(message.uid, section, next).await {
         Ok(Some(body)) if body.octets() == 0 && is_first && message.octets > 0 => {
