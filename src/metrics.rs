@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    core::Collector,
 };
 
 use crate::failure::FailureKind;
@@ -30,7 +31,8 @@ pub const LISTENERS: [&str; 2] = ["pop3", "pop3s"];
 /// All families, and the registry that `/metrics` prints.
 pub struct Metrics {
     registry: Registry,
-    ready: IntGauge,
+    ready: IntGaugeVec,
+    build_info: IntGaugeVec,
     connections: IntCounterVec,
     connections_active: IntGaugeVec,
     connections_rejected: IntCounterVec,
@@ -141,120 +143,26 @@ impl Metrics {
     /// # Errors
     /// When two families share a name: a mistake of ours that the first test sees.
     pub fn new(upstreams: &[&str], outcomes: &[&'static str]) -> Result<Self, prometheus::Error> {
-        let registry = Registry::new();
-        let counter = |name: &str, help: &str, labels: &[&str]| {
-            let family = IntCounterVec::new(Opts::new(name, help).namespace("popgate"), labels)?;
-            registry.register(Box::new(family.clone()))?;
-            Ok::<_, prometheus::Error>(family)
-        };
-        let gauge = |name: &str, help: &str, labels: &[&str]| {
-            let family = IntGaugeVec::new(Opts::new(name, help).namespace("popgate"), labels)?;
-            registry.register(Box::new(family.clone()))?;
-            Ok::<_, prometheus::Error>(family)
-        };
-        let histogram = |name: &str, help: &str, labels: &[&str], buckets: &[f64]| {
-            let options = HistogramOpts::new(name, help)
-                .namespace("popgate")
-                .buckets(buckets.to_vec());
-            let family = HistogramVec::new(options, labels)?;
-            registry.register(Box::new(family.clone()))?;
-            Ok::<_, prometheus::Error>(family)
-        };
-        let ready = IntGauge::with_opts(
-            Opts::new(
-                "ready",
-                "Whether listeners are open and popgate is not draining.",
-            )
-            .namespace("popgate"),
-        )?;
-        registry.register(Box::new(ready.clone()))?;
-        let build = gauge(
-            "build_info",
-            "Always 1; what is running.",
-            &["version", "revision"],
-        )?;
-        build
-            .with_label_values(&[
-                env!("CARGO_PKG_VERSION"),
-                option_env!("POPGATE_REVISION").unwrap_or("unknown"),
-            ])
-            .set(1);
+        let families = Families(Registry::new());
+        #[rustfmt::skip]
         let metrics = Self {
-            ready,
-            connections: counter(
-                "connections_total",
-                "Client connections accepted.",
-                &["listener"],
-            )?,
-            connections_active: gauge(
-                "connections_active",
-                "Client connections open now.",
-                &["listener"],
-            )?,
-            connections_rejected: counter(
-                "connections_rejected_total",
-                "Client connections turned away before a session.",
-                &["listener", "reason"],
-            )?,
-            sessions: counter(
-                "sessions_total",
-                "Sessions ended, by how they ended.",
-                &["listener", "outcome"],
-            )?,
-            session_duration: histogram(
-                "session_duration_seconds",
-                "From accept to the end of a session.",
-                &["listener"],
-                SESSION_BUCKETS,
-            )?,
-            auth_attempts: counter(
-                "auth_attempts_total",
-                "Logins that reached an upstream, by what became of them.",
-                &["upstream", "result"],
-            )?,
-            pop3_command_duration: histogram(
-                "pop3_command_duration_seconds",
-                "From a command to the end of its reply.",
-                &["command", "status"],
-                COMMAND_BUCKETS,
-            )?,
-            imap_command_duration: histogram(
-                "imap_command_duration_seconds",
-                "From a command to its tagged response.",
-                &["upstream", "command", "status"],
-                COMMAND_BUCKETS,
-            )?,
-            upstream_connections: gauge(
-                "upstream_connections",
-                "Connections to upstreams open now.",
-                &["upstream", "state"],
-            )?,
-            upstream_errors: counter(
-                "upstream_errors_total",
-                "Failures of upstreams, by what happened.",
-                &["upstream", "reason"],
-            )?,
-            messages_retrieved: counter(
-                "messages_retrieved_total",
-                "Messages delivered in full by RETR.",
-                &["upstream"],
-            )?,
-            messages_deleted: counter(
-                "messages_deleted_total",
-                "Messages that QUIT deleted, by what became of them.",
-                &["upstream", "action"],
-            )?,
-            bytes: counter(
-                "bytes_total",
-                "Octets of protocol inside TLS; out is what popgate sent.",
-                &["side", "direction"],
-            )?,
-            read_ahead: counter(
-                "read_ahead_total",
-                "Messages by whether they were asked for before the client wanted them.",
-                &["result"],
-            )?,
-            registry,
+            ready: families.gauge("ready", "Whether listeners are open and popgate is not draining.", &[])?,
+            build_info: families.gauge("build_info", "Always 1; what is running.", &["version", "revision"])?,
+            connections: families.counter("connections_total", "Client connections accepted.", &["listener"])?,
+            connections_active: families.gauge("connections_active", "Client connections open now.", &["listener"])?,
+            connections_rejected: families.counter("connections_rejected_total", "Client connections turned away before a session.", &["listener", "reason"])?,
+            sessions: families.counter("sessions_total", "Sessions ended, by how they ended.", &["listener", "outcome"])?,
+            session_duration: families.histogram("session_duration_seconds", "From accept to the end of a session.", &["listener"], SESSION_BUCKETS)?,
+            auth_attempts: families.counter("auth_attempts_total", "Logins that reached an upstream, by what became of them.", &["upstream", "result"])?,
+            pop3_command_duration: families.histogram("pop3_command_duration_seconds", "From a command to the end of its reply.", &["command", "status"], COMMAND_BUCKETS)?,
+            imap_command_duration: families.histogram("imap_command_duration_seconds", "From a command to its tagged response.", &["upstream", "command", "status"], COMMAND_BUCKETS)?,
+            upstream_connections: families.gauge("upstream_connections", "Connections to upstreams open now.", &["upstream", "state"])?,
+            upstream_errors: families.counter("upstream_errors_total", "Failures of upstreams, by what happened.", &["upstream", "reason"])?,
+            messages_retrieved: families.counter("messages_retrieved_total", "Messages delivered in full by RETR.", &["upstream"])?,
+            messages_deleted: families.counter("messages_deleted_total", "Messages that QUIT deleted, by what became of them.", &["upstream", "action"])?,
+            bytes: families.counter("bytes_total", "Octets of protocol inside TLS; out is what popgate sent.", &["side", "direction"])?,
+            read_ahead: families.counter("read_ahead_total", "Messages by whether they were asked for before the client wanted them.", &["result"])?,
+            registry: families.0,
         };
         metrics.initialize(upstreams, outcomes);
         #[cfg(target_os = "linux")]
@@ -273,6 +181,11 @@ impl Metrics {
     }
 
     fn initialize(&self, upstreams: &[&str], outcomes: &[&'static str]) {
+        self.set_ready(false);
+        let revision = option_env!("POPGATE_REVISION").unwrap_or("unknown");
+        self.build_info
+            .with_label_values(&[env!("CARGO_PKG_VERSION"), revision])
+            .set(1);
         for listener in LISTENERS {
             self.connections.with_label_values(&[listener]);
             self.connections_active.with_label_values(&[listener]);
@@ -333,7 +246,9 @@ impl Metrics {
 
     /// Listeners are open, or are being closed.
     pub fn set_ready(&self, ready: bool) {
-        self.ready.set(i64::from(ready));
+        self.ready
+            .with_label_values::<&str>(&[])
+            .set(i64::from(ready));
     }
 
     /// A connection was accepted; it is open until the guard is dropped.
@@ -433,6 +348,44 @@ impl Metrics {
     pub fn bytes(&self, side: &str, read: u64, written: u64) {
         self.bytes.with_label_values(&[side, "in"]).inc_by(read);
         self.bytes.with_label_values(&[side, "out"]).inc_by(written);
+    }
+}
+
+/// Makes families and registers them.
+struct Families(Registry);
+
+impl Families {
+    fn counter(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> prometheus::Result<IntCounterVec> {
+        self.registered(IntCounterVec::new(Self::options(name, help), labels)?)
+    }
+
+    fn gauge(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        self.registered(IntGaugeVec::new(Self::options(name, help), labels)?)
+    }
+
+    fn histogram(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        buckets: &[f64],
+    ) -> prometheus::Result<HistogramVec> {
+        let options = HistogramOpts::from(Self::options(name, help)).buckets(buckets.to_vec());
+        self.registered(HistogramVec::new(options, labels)?)
+    }
+
+    fn options(name: &str, help: &str) -> Opts {
+        Opts::new(name, help).namespace("popgate")
+    }
+
+    fn registered<F: Collector + Clone + 'static>(&self, family: F) -> prometheus::Result<F> {
+        self.0.register(Box::new(family.clone()))?;
+        Ok(family)
     }
 }
 

@@ -184,23 +184,7 @@ async fn obey(
         Command::Auth {
             mechanism,
             initial_response,
-        } => {
-            // What no upstream has said yet is not listed, but it may well be there.
-            let is_taken = |mechanism: &Mechanism| match mechanism {
-                Mechanism::Plain | Mechanism::Login => true,
-                Mechanism::Xoauth2 | Mechanism::OauthBearer => progress.offer.tokens != Some(false),
-            };
-            let Some(mechanism) = Mechanism::parse(&mechanism).filter(is_taken) else {
-                record.misplaced(client, "no such mechanism here; AUTH alone lists them")?;
-                return Ok(None);
-            };
-            match exchange(mechanism, initial_response, client).await? {
-                Some(credential) => return Ok(Some(credential)),
-                None => {
-                    record.misplaced(client, "that AUTH exchange was cancelled or malformed")?;
-                }
-            }
-        }
+        } => return auth(&mechanism, initial_response, client, record, progress.offer).await,
         Command::Noop
         | Command::Stat
         | Command::List(_)
@@ -215,6 +199,30 @@ async fn obey(
         }
     }
     Ok(None)
+}
+
+/// AUTH with a mechanism (RFC 5034 §4)
+async fn auth(
+    mechanism: &[u8],
+    initial_response: Option<Secret>,
+    client: &mut Client,
+    record: &mut Record,
+    offer: Offer,
+) -> Result<Option<Credential>, SessionEnd> {
+    // What no upstream has said yet is not listed, but it may well be there.
+    let is_taken = |mechanism: &Mechanism| match mechanism {
+        Mechanism::Plain | Mechanism::Login => true,
+        Mechanism::Xoauth2 | Mechanism::OauthBearer => offer.tokens != Some(false),
+    };
+    let Some(mechanism) = Mechanism::parse(mechanism).filter(is_taken) else {
+        record.misplaced(client, "no such mechanism here; AUTH alone lists them")?;
+        return Ok(None);
+    };
+    let credential = exchange(mechanism, initial_response, client).await?;
+    if credential.is_none() {
+        record.misplaced(client, "that AUTH exchange was cancelled or malformed")?;
+    }
+    Ok(credential)
 }
 
 /// The challenges and responses of one AUTH (RFC 5034 §4); `None` when cancelled or malformed.

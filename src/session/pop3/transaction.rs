@@ -1,5 +1,7 @@
 //! The TRANSACTION state (RFC 1939 §5): one command after the other, until QUIT.
 
+use std::fmt;
+
 use tokio::time::Instant;
 
 use super::{LoggedIn, Record, capa, retrieve, update};
@@ -57,39 +59,8 @@ async fn obey(
                 format_args!("{} {}", stat.messages, stat.octets),
             );
         }
-        Command::List(Some(number)) => {
-            let Some(message) = find(maildrop.message(number), client, record) else {
-                return Ok(());
-            };
-            let (number, octets) = (number.number(), message.octets);
-            reply::ok(client.lines.output(), format_args!("{number} {octets}"));
-        }
-        Command::List(None) => {
-            listing(client, maildrop, record, |_, message, out| {
-                reply::line(
-                    out,
-                    format_args!("{} {}", message.number.number(), message.octets),
-                );
-            })
-            .await?;
-        }
-        Command::Uidl(Some(number)) => {
-            let Some(message) = find(maildrop.message(number), client, record) else {
-                return Ok(());
-            };
-            let unique_id = maildrop.unique_id(message);
-            reply::ok(
-                client.lines.output(),
-                format_args!("{} {unique_id}", number.number()),
-            );
-        }
-        Command::Uidl(None) => {
-            listing(client, maildrop, record, |maildrop, message, out| {
-                let unique_id = maildrop.unique_id(message);
-                reply::line(out, format_args!("{} {unique_id}", message.number.number()));
-            })
-            .await?;
-        }
+        Command::List(number) => list(Listed::Octets, number, client, maildrop, record).await?,
+        Command::Uidl(number) => list(Listed::UniqueId, number, client, maildrop, record).await?,
         Command::Retr(number) => {
             if let Some(message) = find(maildrop.message(number), client, record) {
                 retrieve::retr(message, client, gateway, logged_in, record).await?;
@@ -171,23 +142,62 @@ fn dele(number: MessageNumber, client: &mut Client, logged_in: &mut LoggedIn, re
     }
 }
 
-/// A multi-line listing of all messages, sent while it is made.
-async fn listing(
+/// What a line of LIST or UIDL tells of a message.
+#[derive(Clone, Copy)]
+enum Listed {
+    Octets,
+    UniqueId,
+}
+
+/// LIST and UIDL: one message's line in the status line, or those of all messages, sent while they are
+/// made.
+async fn list(
+    listed: Listed,
+    number: Option<MessageNumber>,
     client: &mut Client,
     maildrop: &Maildrop,
     record: &mut Record,
-    line: impl Fn(&Maildrop, Message, &mut Vec<u8>),
 ) -> Result<(), SessionEnd> {
+    let line = |message| ListingLine {
+        listed,
+        maildrop,
+        message,
+    };
+    if let Some(number) = number {
+        if let Some(message) = find(maildrop.message(number), client, record) {
+            reply::ok(client.lines.output(), line(message));
+        }
+        return Ok(());
+    }
     let messages = maildrop.drop_listing().messages;
     reply::ok(client.lines.output(), format_args!("{messages} messages"));
     record.in_multi_line = true;
-    if let Some(first) = MessageNumber::new(1) {
-        for message in maildrop.messages_from(first) {
-            line(maildrop, message, client.lines.output());
-            client.lines.relieve().await?;
-        }
+    let first = MessageNumber::new(1);
+    for message in first
+        .into_iter()
+        .flat_map(|first| maildrop.messages_from(first))
+    {
+        reply::line(client.lines.output(), line(message));
+        client.lines.relieve().await?;
     }
     reply::terminator(client.lines.output());
     record.in_multi_line = false;
     Ok(())
+}
+
+/// `msg SP octets` or `msg SP unique-id` (RFC 1939 §5, §7)
+struct ListingLine<'a> {
+    listed: Listed,
+    maildrop: &'a Maildrop,
+    message: Message,
+}
+
+impl fmt::Display for ListingLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = self.message.number.number();
+        match self.listed {
+            Listed::Octets => write!(f, "{number} {}", self.message.octets),
+            Listed::UniqueId => write!(f, "{number} {}", self.maildrop.unique_id(self.message)),
+        }
+    }
 }
