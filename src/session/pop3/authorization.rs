@@ -150,16 +150,7 @@ async fn obey(
             }
             reply::terminator(out);
         }
-        Command::Stls => match &gateway.tls {
-            Some(acceptor) if has_stls => {
-                reply::ok(client.lines.output(), "begin TLS");
-                client.start_tls(acceptor, &gateway.timeouts).await?;
-                progress.user = None;
-                progress.utf8 = false;
-            }
-            Some(_) => record.misplaced(client, "TLS protects this connection already")?,
-            None => record.misplaced(client, "there is no certificate for TLS")?,
-        },
+        Command::Stls => stls(client, gateway, record, progress).await?,
         Command::Utf8 if progress.offer.utf8 => {
             progress.utf8 = true;
             reply::ok(client.lines.output(), "UTF-8 it is");
@@ -199,6 +190,27 @@ async fn obey(
         }
     }
     Ok(None)
+}
+
+/// STLS (RFC 2595 §4): what was said before TLS is forgotten.
+async fn stls(
+    client: &mut Client,
+    gateway: &Gateway,
+    record: &mut Record,
+    progress: &mut Progress,
+) -> Result<(), SessionEnd> {
+    match &gateway.tls {
+        None => record.misplaced(client, "there is no certificate for TLS"),
+        Some(_) if client.secure => {
+            record.misplaced(client, "TLS protects this connection already")
+        }
+        Some(acceptor) => {
+            reply::ok(client.lines.output(), "begin TLS");
+            progress.user = None;
+            progress.utf8 = false;
+            client.start_tls(acceptor, &gateway.timeouts).await
+        }
+    }
 }
 
 /// AUTH with a mechanism (RFC 5034 §4)
