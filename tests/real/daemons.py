@@ -100,6 +100,17 @@ class Daemon:
             log.seek(start)
             return log.read().decode(errors="surrogateescape")
 
+    def restart_memory_peak(self):
+        """Forgets the peak so far; the resident memory now, in KiB."""
+        with open(f"/proc/{self._process.pid}/clear_refs", "w", encoding="ascii") as file:
+            file.write("5")
+        return self.memory_peak()
+
+    def memory_peak(self):
+        """The most resident memory since the peak was forgotten, in KiB."""
+        with open(f"/proc/{self._process.pid}/status", encoding="ascii") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("VmHWM:"))
+
     def is_running(self):
         return self._process.poll() is None
 

@@ -149,6 +149,17 @@ class Bytes(world.TestCase):
         wrong = [number for number, pair in enumerate(zip(got, originals), 1) if pair[0] != pair[1]]
         self.assertEqual(wrong, [])
 
+    def test_a_large_message_costs_no_memory(self):
+        user = world.dovecot().user("plain").put(messages.message("large", (b"y" * 76 + b"\r\n") * 800_000))
+        with self.popgate.session(user) as session:
+            # The listing and the first reads have their buffers by then.
+            session.top(1, 1)
+            before = self.popgate.daemon.restart_memory_peak()
+            self.assertGreater(len(session.retr(1)), 60_000_000)
+            grown = self.popgate.daemon.memory_peak() - before
+            self.assertLess(grown, 4 * 1024, "KiB more while 60 MB went through")
+            session.quit()
+
     @world.on_each(world.two_servers)
     def test_an_empty_mailbox(self, server):
         with self.popgate.session(server.user("plain")) as session:
