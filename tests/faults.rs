@@ -1,4 +1,5 @@
-//! Every transcript again, with the way to popgate cut, reset, stalled or trickled at every octet.
+//! Every transcript without TLS again, with the way to popgate trickled, and cut, reset or stalled at
+//! every octet of a short piece and at some places of a long one.
 //!
 //! Both ends become actors here: the upstream answers as its script has it as long as the commands
 //! are those of the script, the client goes on when its replies have come. Whatever breaks, this must
