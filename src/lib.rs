@@ -76,7 +76,7 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::server::Listener;
 use crate::session::{Gateway, SessionEnd};
-use crate::state::Memory;
+use crate::state::{Listings, Memory};
 use crate::upstream::{Dial, TcpDialer, Upstream};
 
 /// Pause between two attempts to get to know an upstream that cannot be reached.
@@ -175,6 +175,7 @@ pub fn gateway(
             config.limits.upstream_connections_per_account,
         ),
         memory: Memory::default(),
+        listings: Listings::new(config.listing_cache_octets),
         metrics,
         timeouts: config.timeouts.clone(),
         cleartext_login: config.cleartext_login.clone(),

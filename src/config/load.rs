@@ -13,8 +13,9 @@ use super::report::{Problems, Report, nearest};
 use super::section::Section;
 use super::setting::Setting;
 use super::{
-    CertificateFiles, CleartextLogin, Config, Endpoint, EndpointSecurity, Limits, Listeners,
-    MaildropSettings, READ_AHEAD_OCTETS, Routes, Timeouts, Upstream, endpoint, loopback,
+    CertificateFiles, CleartextLogin, Config, Endpoint, EndpointSecurity, LISTING_CACHE_OCTETS,
+    Limits, Listeners, MaildropSettings, READ_AHEAD_OCTETS, Routes, Timeouts, Upstream, endpoint,
+    loopback,
 };
 use crate::maildrop::DeletePolicy;
 use crate::tls::{certificates, check_pair, private_key};
@@ -64,7 +65,8 @@ fn config(mut root: Section<'_>) -> Config {
     let cleartext_login = security(root.section("security"));
     let timeouts = timeouts(root.section("timeouts"));
     let limits = limits(root.section("limits"));
-    let read_ahead_octets = read_ahead(root.section("read_ahead"));
+    let read_ahead_octets = octets(root.section("read_ahead"), READ_AHEAD_OCTETS);
+    let listing_cache_octets = octets(root.section("listing_cache"), LISTING_CACHE_OCTETS);
     state(root.section("state"));
     let maildrop = maildrop(root.section("maildrop"), &MaildropSettings::default());
     let (upstreams, routes) = upstreams_and_routes(&mut root, &maildrop);
@@ -79,6 +81,7 @@ fn config(mut root: Section<'_>) -> Config {
         timeouts,
         limits,
         read_ahead_octets,
+        listing_cache_octets,
         upstreams,
         routes,
     }
@@ -257,13 +260,14 @@ fn limits(section: Option<Section<'_>>) -> Limits {
     limits
 }
 
-fn read_ahead(section: Option<Section<'_>>) -> u64 {
+/// `[read_ahead]` and `[listing_cache]` have this one key.
+fn octets(section: Option<Section<'_>>, default: u64) -> u64 {
     let Some(mut section) = section else {
-        return READ_AHEAD_OCTETS;
+        return default;
     };
     let octets = section.take("octets", Setting::octets);
     section.finish();
-    octets.unwrap_or(READ_AHEAD_OCTETS)
+    octets.unwrap_or(default)
 }
 
 fn state(section: Option<Section<'_>>) {

@@ -48,6 +48,8 @@ pub struct Config {
     pub limits: Limits,
     /// Octets of messages that may be asked for before a client wants them; 0 turns it off.
     pub read_ahead_octets: u64,
+    /// Octets that the listings of mailboxes may take between sessions; 0 turns it off.
+    pub listing_cache_octets: u64,
     /// The IMAP servers, by the names of their config sections.
     pub upstreams: Vec<Arc<Upstream>>,
     /// Which login goes to which upstream.
@@ -69,6 +71,7 @@ impl Config {
             timeouts: Timeouts::default(),
             limits: Limits::default(),
             read_ahead_octets: READ_AHEAD_OCTETS,
+            listing_cache_octets: LISTING_CACHE_OCTETS,
             upstreams: vec![Arc::clone(&upstream)],
             routes: Routes::to(upstream),
         }
@@ -77,6 +80,9 @@ impl Config {
 
 /// As much as a link of 40 Mbit/s carries in 50 ms.
 const READ_AHEAD_OCTETS: u64 = 256 * 1024;
+
+/// Some 150 mailboxes of 100,000 messages, or 150,000 of ten.
+const LISTING_CACHE_OCTETS: u64 = 64 * 1024 * 1024;
 
 fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))

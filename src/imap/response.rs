@@ -14,10 +14,10 @@ use super::Garbled;
 use super::capability::{Capabilities, capabilities};
 use super::fetch::{self, Fetch, HIDDEN_KEYWORD};
 use super::grammar::{
-    Parsed, any_value, astring, atom, blanks, nstring, number, parenthesized, stray_blanks, string,
-    uid, uid_set, word,
+    Parsed, any_value, astring, atom, blanks, nstring, number, number64, parenthesized,
+    stray_blanks, string, uid, uid_set, word,
 };
-use super::ids::{Uid, UidSet, UidValidity};
+use super::ids::{ModSeq, Uid, UidSet, UidValidity};
 
 /// One response of the upstream.
 #[derive(Debug, PartialEq, Eq)]
@@ -98,6 +98,10 @@ pub enum Code {
     Capability(Capabilities),
     /// `UIDVALIDITY n`
     UidValidity(UidValidity),
+    /// `UIDNEXT n`: no message has this UID or a higher one yet.
+    UidNext(Uid),
+    /// `HIGHESTMODSEQ n` (RFC 7162)
+    HighestModSeq(ModSeq),
     /// `PERMANENTFLAGS (…)`
     PermanentFlags(PermanentFlags),
     /// `MESSAGELIMIT n uid` (RFC 9738): the command went no further down than this UID.
@@ -124,6 +128,8 @@ pub enum Untagged {
     Capability(Capabilities),
     /// `n EXISTS`
     Exists(u32),
+    /// `n EXPUNGE`: one message less.
+    Expunge,
     /// `n FETCH (…)`
     Fetch(Fetch),
     /// `SEARCH …`, or the ALL of an ESEARCH (RFC 4731).
@@ -239,6 +245,7 @@ fn numbered(number: u32, data: &[u8]) -> Result<Untagged, Garbled> {
     }
     match data.trim_ascii_end().to_ascii_uppercase().as_slice() {
         b"EXISTS" => Ok(Untagged::Exists(number)),
+        b"EXPUNGE" => Ok(Untagged::Expunge),
         _ => Ok(Untagged::Other),
     }
 }
@@ -282,6 +289,11 @@ fn response_code(code: &[u8]) -> Option<Code> {
         b"UIDVALIDITY" => {
             let validity = map_opt(preceded(blanks, number), UidValidity::new);
             whole(validity, arguments).map(Code::UidValidity)
+        }
+        b"UIDNEXT" => whole(preceded(blanks, uid), arguments).map(Code::UidNext),
+        b"HIGHESTMODSEQ" => {
+            let highest = map_opt(preceded(blanks, number64), ModSeq::new);
+            whole(highest, arguments).map(Code::HighestModSeq)
         }
         b"MESSAGELIMIT" => {
             let limit = preceded((blanks, number, blanks), uid);
@@ -602,7 +614,6 @@ mod tests {
     #[test]
     fn what_we_do_not_know_is_skipped() {
         for line in [
-            "* 23 EXPUNGE",
             "* 3 RECENT",
             "* FLAGS (\\Answered)",
             "* STATUS INBOX (MESSAGES 2 MAILBOXID (F1))",

@@ -5,13 +5,17 @@
 
 mod fetch_window;
 mod listing;
+pub mod snapshot;
 mod unique_id;
 mod update;
 
 pub use fetch_window::FetchWindow;
-pub use listing::{Listing, ListingBuilder, Octets};
-pub use unique_id::{Identities, UniqueId, UniqueIdFormat, UniqueIds};
+pub use listing::{Listing, ListingBuilder, Octets, Told};
+pub use snapshot::Snapshot;
+pub use unique_id::{UniqueId, UniqueIdFormat, UniqueIds};
 pub use update::{Abilities, DeletePolicy, Removal, Update};
+
+use std::sync::Arc;
 
 use crate::imap::ids::Uid;
 use crate::pop3::command::MessageNumber;
@@ -19,7 +23,7 @@ use crate::pop3::command::MessageNumber;
 /// The maildrop of one session.
 #[derive(Debug)]
 pub struct Maildrop {
-    listing: Listing,
+    listing: Arc<Listing>,
     unique_ids: UniqueIds,
     /// One mark a message, at the place of the message in the listing.
     marks: Vec<Marks>,
@@ -65,7 +69,7 @@ struct Marks {
 
 impl Maildrop {
     /// The maildrop at login.
-    pub fn new(listing: Listing, unique_ids: UniqueIds) -> Self {
+    pub fn new(listing: Arc<Listing>, unique_ids: UniqueIds) -> Self {
         let octets = (0..listing.len())
             .filter_map(|place| listing.message(place))
             .map(|(_, octets)| u64::from(octets))
@@ -124,7 +128,8 @@ impl Maildrop {
 
     /// UIDL of one message.
     pub fn unique_id(&self, message: Message) -> UniqueId<'_> {
-        self.unique_ids.of(place(message.number), message.uid)
+        let place = place(message.number);
+        self.unique_ids.of(&self.listing, place, message.uid)
     }
 
     /// DELE
@@ -163,9 +168,9 @@ impl Maildrop {
     /// What QUIT has to do upstream.
     pub fn update(&self) -> Update {
         let marked = |wanted: fn(&Marks) -> bool| {
-            let uids = self.listing.uids().iter().zip(&self.marks);
+            let uids = self.listing.uids().zip(&self.marks);
             uids.filter(|(_, marks)| wanted(marks))
-                .map(|(uid, _)| *uid)
+                .map(|(uid, _)| uid)
                 .collect()
         };
         Update {
@@ -189,18 +194,25 @@ mod tests {
     use super::*;
     use crate::imap::ids::UidValidity;
     use proptest::prelude::*;
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeSet;
 
     fn n(number: u32) -> MessageNumber {
         MessageNumber::new(number).expect("not 0")
     }
 
-    pub(super) fn listing(messages: impl Iterator<Item = (Uid, Octets)>) -> Listing {
+    pub(super) fn listing(messages: impl Iterator<Item = (Uid, Octets)>) -> Arc<Listing> {
         let mut builder = ListingBuilder::default();
         for (uid, octets) in messages {
-            builder.add(uid, Some(octets.into()), None);
+            let octets = Some(octets.into());
+            builder.add(
+                uid,
+                Told {
+                    octets,
+                    ..Told::default()
+                },
+            );
         }
-        builder.build(&BTreeMap::new(), &BTreeSet::new(), &BTreeSet::new())
+        builder.build().0
     }
 
     fn maildrop(sizes: &[Octets]) -> Maildrop {

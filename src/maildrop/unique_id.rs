@@ -1,6 +1,6 @@
 //! `UniqueId` (RFC 1939 §7, UIDL) and its formats.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 
 use super::Listing;
@@ -79,16 +79,15 @@ impl fmt::Display for UniqueId<'_> {
     }
 }
 
-/// What the upstream said of the identity of its messages, by UID.
-pub type Identities = BTreeMap<Uid, String>;
-
 /// The unique-ids of a maildrop.
 #[derive(Debug)]
 pub struct UniqueIds {
     format: UniqueIdFormat,
     validity: UidValidity,
-    /// One a message, at its place in the listing; empty unless the format takes names of the upstream.
-    names: Vec<Option<Box<str>>>,
+    /// Whether the upstream's names are used,
+    named: bool,
+    /// and the places of those messages whose name is none that POP3 could use.
+    unnamed: HashSet<usize>,
 }
 
 impl UniqueIds {
@@ -97,38 +96,36 @@ impl UniqueIds {
         Self {
             format,
             validity,
-            names: Vec::new(),
+            named: false,
+            unnamed: HashSet::new(),
         }
     }
 
     /// Given by the upstream. A message without a name, with an overlong one, or with one that an
     /// earlier message bears (RFC 8474 §4 permits copies) is named by UIDVALIDITY and UID instead.
-    pub fn from_names(
-        format: UniqueIdFormat,
-        validity: UidValidity,
-        listing: &Listing,
-        mut identities: Identities,
-    ) -> Self {
+    pub fn from_names(format: UniqueIdFormat, validity: UidValidity, listing: &Listing) -> Self {
         let mut taken = HashSet::new();
-        let mut name_of = |uid: &Uid| {
-            let name = identities.remove(uid)?;
-            let sound = (1..=UNIQUE_ID_OCTETS_MAX).contains(&name.len())
-                && name.bytes().all(|octet| octet.is_ascii_graphic());
-            (sound && taken.insert(name.clone())).then(|| name.into_boxed_str())
+        let mut is_unnamed = |place: &usize| {
+            !listing.name(*place).is_some_and(|name| {
+                name.len() <= UNIQUE_ID_OCTETS_MAX
+                    && name.bytes().all(|octet| octet.is_ascii_graphic())
+                    && taken.insert(name)
+            })
         };
-        let names = listing.uids().iter().map(&mut name_of).collect();
         Self {
             format,
             validity,
-            names,
+            named: true,
+            unnamed: (0..listing.len()).filter(&mut is_unnamed).collect(),
         }
     }
 
     /// Of the message at this place of the listing, with this UID.
-    pub(super) fn of(&self, place: usize, uid: Uid) -> UniqueId<'_> {
-        match self.names.get(place) {
-            Some(Some(name)) => UniqueId::Name(name),
-            _ => UniqueId::Numbers(self.format, uid, self.validity),
+    pub(super) fn of<'a>(&self, listing: &'a Listing, place: usize, uid: Uid) -> UniqueId<'a> {
+        let named = self.named && !self.unnamed.contains(&place);
+        match listing.name(place).filter(|_| named) {
+            Some(name) => UniqueId::Name(name),
+            None => UniqueId::Numbers(self.format, uid, self.validity),
         }
     }
 }
@@ -136,6 +133,7 @@ impl UniqueIds {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::maildrop::{ListingBuilder, Told};
 
     fn uid(number: u32) -> Uid {
         Uid::new(number).expect("not 0")
@@ -152,21 +150,30 @@ mod tests {
             (UniqueIdFormat::Uw, "6553f1000000038b"),
         ] {
             let ids = UniqueIds::from_uids(format, validity);
-            assert_eq!(ids.of(0, uid(907)).to_string(), spelt);
+            let listing = Listing::default();
+            assert_eq!(ids.of(&listing, 0, uid(907)).to_string(), spelt);
         }
     }
 
     #[test]
     fn names_of_the_upstream_are_unique_or_not_used() {
         let validity = UidValidity::new(7).expect("not 0");
-        let listing = crate::maildrop::tests::listing((1..=5).map(|number| (uid(number), 1)));
-        let names = [(1, "M1"), (2, "M1"), (3, ""), (4, "M 4")]
-            .map(|(number, name)| (uid(number), name.to_owned()));
-        let mut identities = Identities::from(names);
-        identities.insert(uid(5), "x".repeat(71));
-        let ids = UniqueIds::from_names(UniqueIdFormat::EmailId, validity, &listing, identities);
+        let mut builder = ListingBuilder::default();
+        let overlong = "x".repeat(71);
+        for (number, name) in (1..).zip(["M1", "M1", "", "M 4", &overlong]) {
+            let name = (!name.is_empty()).then(|| name.into());
+            let octets = Some(1);
+            let told = Told {
+                octets,
+                name,
+                ..Told::default()
+            };
+            builder.add(uid(number), told);
+        }
+        let (listing, _) = builder.build();
+        let ids = UniqueIds::from_names(UniqueIdFormat::EmailId, validity, &listing);
         let spelt: Vec<String> = (1..=5)
-            .map(|number| ids.of(number - 1, uid(number as u32)).to_string())
+            .map(|number| ids.of(&listing, number - 1, uid(number as u32)).to_string())
             .collect();
         assert_eq!(spelt, ["M1", "7.2", "7.3", "7.4", "7.5"]);
     }

@@ -17,7 +17,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::imap::capability::{Capabilities, Capability};
 use crate::line_stream::{LineError, LineStream};
 use crate::metrics::Metrics;
-use crate::state::Memory;
+use crate::state::{Listings, Memory};
 use crate::tls::{self, TlsAcceptor};
 
 /// What all sessions share; nobody writes to it but through its parts.
@@ -26,6 +26,8 @@ pub struct Gateway {
     pub accounts: Accounts,
     /// What must outlive a session.
     pub memory: Memory,
+    /// What mailboxes held when somebody last looked.
+    pub listings: Listings,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// How long anything may take.

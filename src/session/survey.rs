@@ -7,12 +7,12 @@ use super::pop3::update::{abilities, find_target};
 use crate::config::MaildropSettings;
 use crate::failure::Failure;
 use crate::imap::capability::{Capabilities, Capability};
-use crate::imap::command::{ListingIdentity, Section};
+use crate::imap::command::{ListingIdentity, ListingRange, Section};
 use crate::imap::ids::Uid;
 use crate::maildrop::Removal;
 use crate::pop3::multi_line::{DotStuffer, Nul};
 use crate::sasl::Credential;
-use crate::upstream::{ImapClient, Selected, Upstream};
+use crate::upstream::{ImapClient, Upstream};
 
 /// Connects, and logs in if there is a credential; changes nothing. The report is for a person, a
 /// line each, indented.
@@ -132,7 +132,7 @@ async fn tell_maildrop(
     tell(report, "keywords", keywords);
     let sizes = match selected.exists {
         0 => "unknown, there is no message".to_owned(),
-        _ => exactness_of_sizes(imap, &selected).await?,
+        _ => exactness_of_sizes(imap).await?,
     };
     tell(report, "sizes", &sizes);
     let removal = settings.on_delete.removal(abilities(imap, &selected));
@@ -167,9 +167,9 @@ async fn tell_maildrop(
 }
 
 /// Compares RFC822.SIZE of the smallest message with its octets.
-async fn exactness_of_sizes(imap: &mut ImapClient, selected: &Selected) -> Result<String, Failure> {
+async fn exactness_of_sizes(imap: &mut ImapClient) -> Result<String, Failure> {
     let mut smallest: Option<(Uid, u64)> = None;
-    imap.list_messages(selected, ListingIdentity::Uid, |fetch| {
+    imap.list_messages(ListingRange::ALL, ListingIdentity::Uid, |fetch| {
         if let (Some(uid), Some(octets)) = (fetch.uid, fetch.octets)
             && smallest.is_none_or(|(_, least)| octets < least)
         {

@@ -1,6 +1,7 @@
 //! [`ImapClient`]: one connection to an IMAP server, from greeting to LOGOUT.
 
 mod body;
+mod flight;
 mod folders;
 mod login;
 mod mailbox;
@@ -13,6 +14,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use body::Ahead;
+use flight::Flight;
 pub use folders::{Folders, Target};
 pub use mailbox::Selected;
 
@@ -52,6 +54,8 @@ pub struct ImapClient {
     capabilities: Option<Capabilities>,
     utf8: bool,
     tags: u32,
+    /// Commands that were or will be sent before their turn.
+    flight: Flight,
     /// FETCHes of whole messages whose answers nobody has read yet, in the order of their tags.
     ahead: VecDeque<Ahead>,
     /// FETCHes whose body has been read and whose tagged response has not.
@@ -60,6 +64,8 @@ pub struct ImapClient {
     next_body: Option<BodyHead>,
     last_answer: Instant,
     validity: Option<UidValidity>,
+    /// How many messages the selected mailbox has now.
+    exists: u32,
     /// So that no text of the upstream which repeats it reaches a log.
     credential: Option<Credential>,
 }
@@ -120,11 +126,13 @@ impl ImapClient {
             capabilities: None,
             utf8: false,
             tags: 0,
+            flight: Flight::default(),
             ahead: VecDeque::new(),
             unfinished: Vec::new(),
             next_body: None,
             last_answer: Instant::now(),
             validity: None,
+            exists: 0,
             credential: None,
         }
     }
@@ -167,8 +175,7 @@ impl ImapClient {
     }
 
     fn literals(&self) -> Literals {
-        self.capabilities
-            .map_or(Literals::Synchronizing, literals_of)
+        Literals::from(self.capabilities.unwrap_or_default())
     }
 
     /// Whether messages come as they are, with UTF-8 in their headers.
@@ -178,8 +185,7 @@ impl ImapClient {
 
     /// A name from the config as this connection spells it.
     pub fn mailbox(&self, name: &str) -> MailboxName {
-        let only_rev2 = self.has(Capability::Imap4Rev2) && !self.has(Capability::Imap4Rev1);
-        MailboxName::encode(name, self.utf8 || only_rev2)
+        MailboxName::spelt_at(self.capabilities.unwrap_or_default(), name, self.utf8)
     }
 
     /// NOOP when the upstream has been silent for long, so that neither it nor a firewall forgets us.
@@ -211,6 +217,16 @@ impl ImapClient {
         self.next_body.is_some() || self.stream.has_input()
     }
 
+    /// How many messages the selected mailbox has now, as far as the upstream has told.
+    pub fn exists(&self) -> u32 {
+        self.exists
+    }
+
+    /// Gives back what is needed only while something goes on.
+    pub fn rest(&mut self) {
+        self.stream.rest();
+    }
+
     /// Octets from and to the upstream so far.
     pub fn octets(&self) -> (u64, u64) {
         (self.stream.octets_read(), self.stream.octets_written())
@@ -235,6 +251,12 @@ impl ImapClient {
         command: Command,
         mut each: impl FnMut(Untagged),
     ) -> Result<Status, Failure> {
+        if let Some((tag, started)) = self.take_sent(&command).await? {
+            self.limit_command();
+            let status = self.answer(tag, &mut each).await?;
+            self.observe(command.name(), &status, started);
+            return Ok(status);
+        }
         self.drain_ahead().await?;
         let started = Instant::now();
         let mut parts = command.parts(self.next_tag()).peekable();
@@ -242,7 +264,10 @@ impl ImapClient {
         self.limit_command();
         let status = 'answered: loop {
             if let Some(part) = parts.next() {
-                self.stream.output().extend_from_slice(&part);
+                self.stream.output_secret(&part);
+            }
+            if parts.peek().is_none() {
+                self.send_planned();
             }
             loop {
                 match self.receive().await? {
@@ -263,7 +288,7 @@ impl ImapClient {
     /// Sends a command that has no synchronizing literal, with the next wait for an answer.
     fn send(&mut self, command: &Command) -> Tag {
         for part in command.parts(self.next_tag()) {
-            self.stream.output().extend_from_slice(&part);
+            self.stream.output_secret(&part);
         }
         self.limit_command();
         Tag(self.tags)
@@ -377,6 +402,8 @@ impl ImapClient {
     fn note(&mut self, untagged: &Untagged) -> Result<(), Failure> {
         match untagged {
             Untagged::Capability(capabilities) => self.capabilities = Some(*capabilities),
+            Untagged::Exists(exists) => self.exists = *exists,
+            Untagged::Expunge => self.exists = self.exists.saturating_sub(1),
             Untagged::Status(status) => {
                 if status.condition == Condition::Bye {
                     let text = self.quote(&status.text);
@@ -432,14 +459,4 @@ fn is_exchange_disconnect(text: &[u8]) -> bool {
 
 fn contains(text: &[u8], phrase: &[u8]) -> bool {
     memchr::memmem::find(&text.to_ascii_lowercase(), phrase).is_some()
-}
-
-fn literals_of(capabilities: Capabilities) -> Literals {
-    if capabilities.has(Capability::LiteralPlus) {
-        Literals::Plus
-    } else if capabilities.has(Capability::LiteralMinus) {
-        Literals::Minus
-    } else {
-        Literals::Synchronizing
-    }
 }

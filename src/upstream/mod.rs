@@ -39,6 +39,10 @@ pub struct Seen {
     pub before_login: Option<Capabilities>,
     /// After login, when some upstreams tell more.
     pub after_login: Option<Capabilities>,
+    /// Whether it told them with its OK to the login, without being asked.
+    pub volunteers_capabilities: bool,
+    /// Whether it has answered commands in another order than that in which they were sent.
+    pub answers_out_of_order: bool,
 }
 
 impl Upstream {
@@ -69,6 +73,11 @@ impl Upstream {
     /// What it said that it can do, on any connection so far.
     pub fn seen(&self) -> Seen {
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether several commands may be under way at once.
+    pub fn takes_flights(&self) -> bool {
+        !self.settings.quirks.one_command_at_a_time && !self.seen().answers_out_of_order
     }
 
     fn note(&self, change: impl FnOnce(&mut Seen)) {

@@ -9,7 +9,7 @@ use popgate::account::Accounts;
 use popgate::config::{Config, Endpoint, EndpointSecurity, Flags};
 use popgate::line_stream::{ByteStream, LineStream};
 use popgate::session::{Client, Gateway, pop3};
-use popgate::state::Memory;
+use popgate::state::{Listings, Memory};
 use popgate::upstream::{Dial, Dialling};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -112,6 +112,7 @@ impl<'a> Scenery<'a> {
                 limits.upstream_connections_per_account,
             ),
             memory: Memory::default(),
+            listings: Listings::new(self.config.listing_cache_octets),
             metrics: self.model.metrics.clone(),
             timeouts: self.model.timeouts.clone(),
             cleartext_login: self.model.cleartext_login.clone(),

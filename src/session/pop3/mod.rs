@@ -1,6 +1,8 @@
 //! A POP3 session (RFC 1939): [`serve`] reads as the RFC's three states.
 
 mod authorization;
+mod login;
+mod opening;
 mod retrieve;
 mod transaction;
 pub(super) mod update;

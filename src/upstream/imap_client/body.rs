@@ -126,6 +126,7 @@ impl ImapClient {
 
     /// Reads and drops all that was asked for ahead, as every other command must.
     pub(super) async fn drain_ahead(&mut self) -> Result<(), Failure> {
+        self.drain_flight().await?;
         self.limit_command();
         while !(self.ahead.is_empty() && self.unfinished.is_empty()) {
             self.drain_front().await?;
@@ -146,6 +147,9 @@ impl ImapClient {
 
     /// The tagged response of a FETCH that nobody waits for.
     pub(super) fn end_of_fetch(&mut self, tag: Tag, status: Status) -> Result<(), Failure> {
+        if let Some(garbled) = self.is_out_of_order(tag) {
+            return Err(garbled.into());
+        }
         if let Some(place) = self.unfinished.iter().position(|(of, _)| *of == tag) {
             let (_, started) = self.unfinished.swap_remove(place);
             self.observe(CommandName::FetchBody, &status, started);
