@@ -420,6 +420,14 @@ fn each_mistake_has_its_remedy() {
             "popgate.toml:4: [maildrop] on_delete: \"shred\" is none of expunge, trash, archive, flag, keep, move:FOLDER",
         ),
         (
+            "[maildrop]\nunique_id = \"uid:\"",
+            "popgate.toml:4: [maildrop] unique_id: \"uid:\" names no UIDVALIDITY; write it like \"uid:1700000000\"",
+        ),
+        (
+            "[maildrop]\nunique_id = \"md5\"",
+            "popgate.toml:4: [maildrop] unique_id: \"md5\" is none of dovecot, uid:UIDVALIDITY, uid, cyrus, courier, uw, gmail, emailid",
+        ),
+        (
             "[maildrop]\nmark_seen = \"always\"",
             "popgate.toml:4: [maildrop] mark_seen: \"always\" is none of never, retrieved",
         ),

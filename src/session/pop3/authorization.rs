@@ -400,6 +400,7 @@ fn identity_for(format: UniqueIdFormat, imap: &ImapClient) -> Result<ListingIden
         }
         UniqueIdFormat::Dovecot
         | UniqueIdFormat::Uid
+        | UniqueIdFormat::UidUnder(_)
         | UniqueIdFormat::Cyrus
         | UniqueIdFormat::Courier
         | UniqueIdFormat::Uw => Ok(ListingIdentity::Uid),
