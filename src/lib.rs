@@ -172,6 +172,7 @@ pub fn gateway(
         accounts: Accounts::new(
             config.routes.clone(),
             upstreams,
+            config.pop3.logins.clone(),
             config.limits.upstream_connections_per_account,
         ),
         memory: Memory::default(),

@@ -101,6 +101,7 @@ fn one_upstream_is_enough() {
         ["127.0.0.1:1110".parse().expect("an address")]
     );
     assert_eq!(config.pop3.tls, []);
+    assert_eq!(config.pop3.logins.delimiters, b"");
     assert_eq!(
         config.admin,
         Some("127.0.0.1:9110".parse().expect("an address"))
@@ -120,7 +121,8 @@ fn every_key_means_what_it_says() {
         [pop3]
         listen = []
         listen_tls = ["[::1]:995", "127.0.0.1:0"]
-        client_workarounds = ["outlook-no-nuls", "oe-ns-eoh"]
+        client_workarounds = ["outlook-no-nuls", "oe-ns-eoh", "latin1-logins"]
+        login_delimiters = "%#\\"
         [admin]
         listen = "off"
         [tls]
@@ -166,7 +168,8 @@ fn every_key_means_what_it_says() {
     let config = folder.load(&[], &Flags::default()).expect("sound");
     assert_eq!(config.pop3.clear, []);
     assert_eq!(config.pop3.tls.len(), 2);
-    assert_eq!(config.pop3.client_workarounds.len(), 2);
+    assert_eq!(config.pop3.client_workarounds.len(), 3);
+    assert_eq!(config.pop3.logins.delimiters, b"%#\\");
     assert_eq!(config.admin, None);
     let tls = config.tls.expect("set");
     assert_eq!(tls.certificate, folder.path().join("tls.crt"));
@@ -318,6 +321,42 @@ fn each_mistake_has_its_remedy() {
         (
             "[pop3]\nlisten = []",
             "popgate.toml:4: [pop3] listen: leaves nowhere to connect to; write an address, as in [\"127.0.0.1:1110\"]",
+        ),
+        (
+            "[pop3]\nclient_workarounds = [\"latin1\"]",
+            "popgate.toml:4: [pop3] client_workarounds: \"latin1\" is none of outlook-no-nuls, oe-ns-eoh, latin1-logins",
+        ),
+        (
+            "[pop3]\nlogin_delimiters = [\"%\"]",
+            "popgate.toml:4: [pop3] login_delimiters: is a list; write text in quotes",
+        ),
+        (
+            "[pop3]\nlogin_delimiters = \"%@\"",
+            "popgate.toml:4: [pop3] login_delimiters: '@' is no login delimiter; leave it out, it needs nothing to stand for it",
+        ),
+        (
+            "[pop3]\nlogin_delimiters = \".\"",
+            "popgate.toml:4: [pop3] login_delimiters: '.' is no login delimiter; leave it out, domains hold it too",
+        ),
+        (
+            "[pop3]\nlogin_delimiters = \"% #\"",
+            "popgate.toml:4: [pop3] login_delimiters: ' ' is no login delimiter; write punctuation of ASCII, as in \"%#:\"",
+        ),
+        (
+            "[pop3]\nlogin_delimiters = \"at\"",
+            "popgate.toml:4: [pop3] login_delimiters: 'a' is no login delimiter; write punctuation of ASCII, as in \"%#:\"",
+        ),
+        (
+            "[pop3]\nlogin_delimiters = \"§\"",
+            "popgate.toml:4: [pop3] login_delimiters: '§' is no login delimiter; write punctuation of ASCII, as in \"%#:\"",
+        ),
+        (
+            "[pop3]\nlogin_delimiters = \"\\u0000\"",
+            "popgate.toml:4: [pop3] login_delimiters: '\\0' is no login delimiter; write punctuation of ASCII, as in \"%#:\"",
+        ),
+        (
+            "[pop3]\nlogin_delimiters = \"%#%\"",
+            "popgate.toml:4: [pop3] login_delimiters: '%' is no login delimiter; write it once",
         ),
         (
             "[[pop3]]",

@@ -1,6 +1,8 @@
 //! Who may log in: which upstream a login belongs to, how many sessions it may have, and who has a
 //! maildrop to itself.
 
+mod login_name;
+
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -16,19 +18,20 @@ use crate::upstream::Upstream;
 pub struct MailboxKey {
     /// The upstream's name in the config.
     pub upstream: Arc<str>,
-    /// Whose it is, as the client typed it.
+    /// Whose it is, as the upstream was told.
     pub owner: Vec<u8>,
     /// As in the config.
     pub folder: String,
 }
 
-/// An upstream's name in the config, and the owner of the mailbox as the client typed it.
+/// An upstream's name in the config, and the owner of the mailbox as the upstream was told.
 type AccountKey = (Arc<str>, Vec<u8>);
 
 /// All accounts: today, whoever the upstreams let in.
 pub struct Accounts {
     routes: config::Routes,
     upstreams: HashMap<Arc<str>, Arc<Upstream>>,
+    login_delimiters: Vec<u8>,
     connections_per_account: usize,
     connections: Counts<AccountKey>,
     exclusive: Counts<MailboxKey>,
@@ -39,12 +42,14 @@ impl Accounts {
     pub fn new(
         routes: config::Routes,
         upstreams: impl IntoIterator<Item = Arc<Upstream>>,
+        logins: config::Logins,
         connections_per_account: usize,
     ) -> Self {
         let by_name = |upstream: Arc<Upstream>| (upstream.settings().name.clone(), upstream);
         Self {
             routes,
             upstreams: upstreams.into_iter().map(by_name).collect(),
+            login_delimiters: logins.delimiters,
             connections_per_account,
             connections: Counts::default(),
             exclusive: Counts::default(),
@@ -54,6 +59,14 @@ impl Accounts {
     /// All upstreams.
     pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
         self.upstreams.values()
+    }
+
+    /// Which octet of a login as typed stands for `@`; none where a `[[route]]` knows it as it is.
+    pub fn delimiter(&self, typed: &[u8]) -> Option<usize> {
+        match self.routes.matching(&String::from_utf8_lossy(typed)) {
+            Some(_) => None,
+            None => login_name::delimiter(typed, &self.login_delimiters),
+        }
     }
 
     /// The upstream for a login.

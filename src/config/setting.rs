@@ -194,6 +194,25 @@ impl Setting {
         }
     }
 
+    /// Characters that stand for `@` in a login.
+    pub(super) fn delimiters(&self) -> Result<Vec<u8>, String> {
+        let text = self.text()?;
+        for (place, character) in text.char_indices() {
+            let remedy = match character {
+                '@' => "leave it out, it needs nothing to stand for it",
+                // Where a login has several delimiters, the domain is behind the last.
+                '.' | '-' => "leave it out, domains hold it too",
+                _ if !character.is_ascii_punctuation() => {
+                    "write punctuation of ASCII, as in \"%#:\""
+                }
+                _ if text[..place].contains(character) => "write it once",
+                _ => continue,
+            };
+            return Err(format!("{character:?} is no login delimiter; {remedy}"));
+        }
+        Ok(text.as_bytes().to_vec())
+    }
+
     /// The name of an IMAP mailbox.
     pub(super) fn folder(&self) -> Result<String, String> {
         match self.text()? {

@@ -74,6 +74,11 @@ impl Gateway {
         }
     }
 
+    /// Whether the operator wants this.
+    fn works_around(&self, what: ClientWorkaround) -> bool {
+        self.client_workarounds.contains(&what)
+    }
+
     /// Whether this client may send a password now.
     fn permits_login(&self, client: &Client) -> bool {
         client.secure

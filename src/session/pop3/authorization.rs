@@ -5,7 +5,7 @@ use tracing::debug;
 
 use super::{LoggedIn, Record, capa, mechanisms};
 use crate::account::MailboxKey;
-use crate::config::Sessions;
+use crate::config::{ClientWorkaround, Sessions};
 use crate::failure::{Failure, FailureKind};
 use crate::imap::capability::Capability;
 use crate::imap::command::ListingIdentity;
@@ -67,6 +67,7 @@ pub(super) async fn run(
         let Negotiated::Credential(credential, command, started) = negotiated else {
             return Ok(None);
         };
+        let credential = as_meant(credential, gateway);
         record.login = Some(credential.login().escape_ascii().to_string());
         // What was said so far must not wait for the upstream.
         client.lines.flush().await?;
@@ -90,6 +91,15 @@ pub(super) async fn run(
         }
     }
     Err(SessionEnd::TooManyLogins)
+}
+
+/// The credential that a client would have sent, had it been able to.
+fn as_meant(typed: Credential, gateway: &Gateway) -> Credential {
+    let readable = match gateway.works_around(ClientWorkaround::Latin1Logins) {
+        true => typed.read_as_latin1(),
+        false => typed,
+    };
+    readable.with_at_sign(|login| gateway.accounts.delimiter(login))
 }
 
 /// One command after the other, until one of them is a login or QUIT.

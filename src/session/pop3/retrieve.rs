@@ -197,14 +197,15 @@ struct Lines {
 
 impl Lines {
     fn new(gateway: &Gateway, end_of_top: TopLines) -> Self {
-        let works_around = |what| gateway.client_workarounds.contains(&what);
         Self {
-            stuffer: DotStuffer::new(match works_around(ClientWorkaround::OutlookNoNuls) {
-                true => Nul::Replaced,
-                false => Nul::Kept,
-            }),
+            stuffer: DotStuffer::new(
+                match gateway.works_around(ClientWorkaround::OutlookNoNuls) {
+                    true => Nul::Replaced,
+                    false => Nul::Kept,
+                },
+            ),
             end_of_top,
-            end_header: works_around(ClientWorkaround::OeNsEoh),
+            end_header: gateway.works_around(ClientWorkaround::OeNsEoh),
         }
     }
 
