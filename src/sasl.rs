@@ -3,7 +3,8 @@
 //! What a client sends becomes a [`Credential`] that cannot hold anything which would mean more than
 //! one argument upstream; what the upstream is sent is made from it alone.
 
-use std::iter;
+use std::hash::{BuildHasher, RandomState};
+use std::{iter, mem};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -148,6 +149,13 @@ impl Credential {
             }
         }
         self.named_once()
+    }
+
+    /// By which the same credential is known again under the same keys, and by nobody without them.
+    pub fn fingerprint(&self, keys: &RandomState) -> u64 {
+        let (Proof::Password(secret) | Proof::BearerToken(secret)) = &self.proof;
+        let kind = mem::discriminant(&self.proof);
+        keys.hash_one((&self.login, &self.authorize_as, kind, secret.expose()))
     }
 
     /// Whose credential it is.
@@ -436,6 +444,19 @@ mod tests {
         }
         let nowhere = parse(Mechanism::Plain, b"\0joe\0x").expect("sound");
         assert_eq!(nowhere.clone().with_at_sign(|_| Some(9)), nowhere);
+    }
+
+    #[test]
+    fn a_fingerprint_is_of_all_of_a_credential() {
+        let keys = RandomState::new();
+        let of = |mechanism, message| parse(mechanism, message).expect("sound").fingerprint(&keys);
+        let known = of(Mechanism::Plain, b"\0joe\0x");
+        assert_eq!(of(Mechanism::Plain, b"joe\0joe\0x"), known);
+        for other in [&b"\0joe\0y"[..], b"\0jo\0ex", b"ann\0joe\0x", b"\0ann\0x"] {
+            assert_ne!(of(Mechanism::Plain, other), known, "{other:?}");
+        }
+        let token = of(Mechanism::Xoauth2, b"user=joe\x01auth=Bearer x\x01\x01");
+        assert_ne!(token, known);
     }
 
     #[test]

@@ -102,6 +102,7 @@ fn one_upstream_is_enough() {
     );
     assert_eq!(config.pop3.tls, []);
     assert_eq!(config.pop3.logins.delimiters, b"");
+    assert_eq!(config.pop3.logins.delay, Duration::ZERO);
     assert_eq!(
         config.admin,
         Some("127.0.0.1:9110".parse().expect("an address"))
@@ -123,6 +124,7 @@ fn every_key_means_what_it_says() {
         listen_tls = ["[::1]:995", "127.0.0.1:0"]
         client_workarounds = ["outlook-no-nuls", "oe-ns-eoh", "latin1-logins"]
         login_delimiters = "%#\\"
+        login_delay = "5m"
         [admin]
         listen = "off"
         [tls]
@@ -170,6 +172,7 @@ fn every_key_means_what_it_says() {
     assert_eq!(config.pop3.tls.len(), 2);
     assert_eq!(config.pop3.client_workarounds.len(), 3);
     assert_eq!(config.pop3.logins.delimiters, b"%#\\");
+    assert_eq!(config.pop3.logins.delay, Duration::from_secs(300));
     assert_eq!(config.admin, None);
     let tls = config.tls.expect("set");
     assert_eq!(tls.certificate, folder.path().join("tls.crt"));
@@ -206,6 +209,15 @@ fn every_key_means_what_it_says() {
     assert_eq!(other.maildrop.folder, "Eingang");
     assert_eq!(other.maildrop.mark_seen, MarkSeen::Retrieved);
     assert_eq!(other.maildrop.sessions, Sessions::Exclusive);
+}
+
+#[test]
+fn no_delay_can_be_written() {
+    for none in ["0s", "0m"] {
+        let folder = Folder::new(&format!("{UPSTREAM}[pop3]\nlogin_delay = \"{none}\"\n"));
+        let config = folder.load(&[], &Flags::default()).expect(none);
+        assert_eq!(config.pop3.logins.delay, Duration::ZERO);
+    }
 }
 
 #[test]
@@ -357,6 +369,14 @@ fn each_mistake_has_its_remedy() {
         (
             "[pop3]\nlogin_delimiters = \"%#%\"",
             "popgate.toml:4: [pop3] login_delimiters: '%' is no login delimiter; write it once",
+        ),
+        (
+            "[pop3]\nlogin_delay = 30",
+            "popgate.toml:4: [pop3] login_delay: 30 has no unit; write \"30s\" for seconds",
+        ),
+        (
+            "[pop3]\nlogin_delay = \"2years\"",
+            "popgate.toml:4: [pop3] login_delay: \"2years\" is more than a year; write less",
         ),
         (
             "[[pop3]]",

@@ -1,17 +1,21 @@
-//! Who may log in: which upstream a login belongs to, how many sessions it may have, and who has a
-//! maildrop to itself.
+//! Who may log in: which upstream a login belongs to, how many sessions it may have and how often, and
+//! who has a maildrop to itself.
 
+mod login_delay;
 mod login_name;
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dashmap::DashMap;
 
 use crate::config;
 use crate::failure::{Failure, FailureKind};
+use crate::sasl::Credential;
 use crate::upstream::Upstream;
+use login_delay::LoginDelay;
 
 /// A mailbox as the memory of popgate knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -32,6 +36,7 @@ pub struct Accounts {
     routes: config::Routes,
     upstreams: HashMap<Arc<str>, Arc<Upstream>>,
     login_delimiters: Vec<u8>,
+    login_delay: LoginDelay,
     connections_per_account: usize,
     connections: Counts<AccountKey>,
     exclusive: Counts<MailboxKey>,
@@ -50,6 +55,7 @@ impl Accounts {
             routes,
             upstreams: upstreams.into_iter().map(by_name).collect(),
             login_delimiters: logins.delimiters,
+            login_delay: LoginDelay::new(logins.delay),
             connections_per_account,
             connections: Counts::default(),
             exclusive: Counts::default(),
@@ -84,6 +90,29 @@ impl Accounts {
             })
     }
 
+    /// How long an accepted credential has to wait before it is let in again.
+    pub fn login_delay(&self) -> Duration {
+        self.login_delay.duration()
+    }
+
+    /// Leave to ask the upstream whether this credential is right.
+    ///
+    /// # Errors
+    /// `LoginTooSoon` when it was accepted less than the delay ago.
+    pub fn attempt(&self, upstream: &Upstream, credential: &Credential) -> Result<(), Failure> {
+        let account = account_key(upstream, credential.mailbox_owner());
+        match self.login_delay.is_too_soon(&account, credential) {
+            true => Err(FailureKind::LoginTooSoon.because("pop3.login_delay has not passed")),
+            false => Ok(()),
+        }
+    }
+
+    /// A session of this credential has begun.
+    pub fn note_login(&self, upstream: &Upstream, credential: &Credential) {
+        let account = account_key(upstream, credential.mailbox_owner());
+        self.login_delay.note(account, credential);
+    }
+
     /// Leave to have one more connection to this owner's mailboxes, until the permit is dropped.
     ///
     /// # Errors
@@ -93,9 +122,8 @@ impl Accounts {
         upstream: &Upstream,
         owner: &[u8],
     ) -> Result<Permit<AccountKey>, Failure> {
-        let account = (upstream.settings().name.clone(), owner.to_vec());
         self.connections
-            .take(account, self.connections_per_account)
+            .take(account_key(upstream, owner), self.connections_per_account)
             .ok_or_else(|| {
                 FailureKind::Overloaded
                     .because("limits.upstream_connections_per_account is reached")
@@ -112,6 +140,10 @@ impl Accounts {
                 .because("maildrop.sessions is exclusive, and another session has it")
         })
     }
+}
+
+fn account_key(upstream: &Upstream, owner: &[u8]) -> AccountKey {
+    (upstream.settings().name.clone(), owner.to_vec())
 }
 
 /// How many of something are out, by key; a key is forgotten when none are.

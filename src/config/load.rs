@@ -139,6 +139,9 @@ fn logins(section: &mut Section<'_>) -> Logins {
         delimiters: section
             .take("login_delimiters", Setting::delimiters)
             .unwrap_or_default(),
+        delay: section
+            .take("login_delay", Setting::duration_or_none)
+            .unwrap_or_default(),
     }
 }
 

@@ -91,16 +91,18 @@ pub struct Listeners {
     pub tls: Vec<SocketAddr>,
     /// For clients that hang on what others take.
     pub client_workarounds: Vec<ClientWorkaround>,
-    /// How logins are read.
+    /// How logins are read, and how often they may come.
     pub logins: Logins,
 }
 
-/// How logins are read.
+/// How logins are read, and how often they may come.
 #[derive(Debug, Clone, Default)]
 pub struct Logins {
     /// What stands for `@` where a client cannot type it, in the order in which it is looked for:
     /// punctuation of ASCII that no domain holds.
     pub delimiters: Vec<u8>,
+    /// For so long a credential that was accepted is not let in again; zero for no such rule.
+    pub delay: Duration,
 }
 
 /// A deviation from what is right for all others, for a client that needs it.

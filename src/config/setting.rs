@@ -98,6 +98,17 @@ impl Setting {
 
     /// A time that is longer than none.
     pub(super) fn duration(&self) -> Result<Duration, String> {
+        match self.duration_or_none()? {
+            Duration::ZERO => Err(format!(
+                "{:?} is no time at all; write \"30s\" or more",
+                self.text()?
+            )),
+            duration => Ok(duration),
+        }
+    }
+
+    /// A time, also none.
+    pub(super) fn duration_or_none(&self) -> Result<Duration, String> {
         let text = match &self.kind {
             ValueKind::I128(number) => {
                 return Err(format!(
@@ -107,7 +118,6 @@ impl Setting {
             _ => self.text()?,
         };
         match humantime::parse_duration(text) {
-            Ok(Duration::ZERO) => Err(format!("{text:?} is no time at all; write \"30s\" or more")),
             Ok(duration) if duration > DURATION_MAX => {
                 Err(format!("{text:?} is more than a year; write less"))
             }

@@ -296,6 +296,7 @@ async fn open_maildrop(
     let name = upstream.settings().name.clone();
     record.upstream = Some(name.clone());
     let settings = upstream.settings().maildrop.clone();
+    gateway.accounts.attempt(upstream, &credential)?;
     let open = gateway.metrics.upstream_connection(&name);
     let authenticated = timeout_at(login_ends, authenticate(upstream, &credential))
         .await
@@ -326,6 +327,7 @@ async fn open_maildrop(
     }
     let selected = imap.select(&imap.mailbox(&settings.folder)).await?;
     let maildrop = list(&mut imap, &selected, settings.unique_id, gateway, &key).await?;
+    gateway.accounts.note_login(upstream, &credential);
     debug!(
         session = %record.id,
         login = record.login.as_deref().unwrap_or_default(),
