@@ -122,7 +122,7 @@ fn every_key_means_what_it_says() {
         [pop3]
         listen = []
         listen_tls = ["[::1]:995", "127.0.0.1:0"]
-        client_workarounds = ["outlook-no-nuls", "oe-ns-eoh", "latin1-logins"]
+        client_workarounds = ["outlook-no-nuls", "oe-ns-eoh", "eudora-status", "latin1-logins"]
         login_delimiters = "%#\\"
         login_delay = "5m"
         [admin]
@@ -170,7 +170,7 @@ fn every_key_means_what_it_says() {
     let config = folder.load(&[], &Flags::default()).expect("sound");
     assert_eq!(config.pop3.clear, []);
     assert_eq!(config.pop3.tls.len(), 2);
-    assert_eq!(config.pop3.client_workarounds.len(), 3);
+    assert_eq!(config.pop3.client_workarounds.len(), 4);
     assert_eq!(config.pop3.logins.delimiters, b"%#\\");
     assert_eq!(config.pop3.logins.delay, Duration::from_secs(300));
     assert_eq!(config.admin, None);
@@ -336,7 +336,7 @@ fn each_mistake_has_its_remedy() {
         ),
         (
             "[pop3]\nclient_workarounds = [\"latin1\"]",
-            "popgate.toml:4: [pop3] client_workarounds: \"latin1\" is none of outlook-no-nuls, oe-ns-eoh, latin1-logins",
+            "popgate.toml:4: [pop3] client_workarounds: \"latin1\" is none of outlook-no-nuls, oe-ns-eoh, eudora-status, latin1-logins",
         ),
         (
             "[pop3]\nlogin_delimiters = [\"%\"]",

@@ -113,6 +113,8 @@ pub enum ClientWorkaround {
     OutlookNoNuls,
     /// A header without the blank line behind it gets one: Outlook Express and Netscape hang.
     OeNsEoh,
+    /// RETR and TOP begin with a `Status:` header, by which Eudora knows what it has read.
+    EudoraStatus,
     /// A login or password that is not UTF-8 is read as Latin-1: clients of other times have no UTF-8.
     #[serde(rename = "latin1-logins")]
     Latin1Logins,

@@ -12,6 +12,9 @@ use crate::secret::Secret;
 /// it is taken for lost.
 pub const UIDS_MAX: u32 = 200;
 
+/// UIDs that a SEARCH names. It is no work for the upstream, so that only the length of its line counts.
+pub const SEARCHED_UIDS_MAX: u32 = 700;
+
 /// Octets up to which LITERAL- (RFC 7888 §4) lets a literal go without waiting.
 const LITERAL_MINUS_OCTETS_MAX: usize = 4096;
 
@@ -171,6 +174,8 @@ pub enum SearchedState {
     Undeleted,
     /// That they do not bear [`HIDDEN_KEYWORD`].
     Unhidden,
+    /// That they bear `\Seen`.
+    Seen,
 }
 
 /// What a STORE does.
@@ -313,6 +318,7 @@ impl Command {
             SearchedState::Present => String::new(),
             SearchedState::Undeleted => " UNDELETED".to_owned(),
             SearchedState::Unhidden => format!(" UNKEYWORD {HIDDEN_KEYWORD}"),
+            SearchedState::Seen => " SEEN".to_owned(),
         };
         let mut writer = Writer::new(CommandName::Search, "UID SEARCH UID ");
         writer.text(&format!("{set}{state}"));
@@ -573,6 +579,20 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_search_is_within_what_servers_take() {
+        // RFC 9051 §4
+        let octets_max = 8192;
+        let apart = (0..SEARCHED_UIDS_MAX).filter_map(|number| Uid::new(u32::MAX - 2 * number));
+        let search = Command::search(&apart.collect(), SearchedState::Seen);
+        let parts = search.parts(Tag(u32::MAX));
+        let octets: usize = parts.map(|part| part.len()).sum();
+        assert!(
+            (octets_max - 512..=octets_max).contains(&octets),
+            "{octets}"
+        );
+    }
+
+    #[test]
     fn mailbox_names_in_modified_utf7() {
         for (name, encoded) in [
             ("INBOX", "INBOX"),
@@ -624,6 +644,7 @@ mod tests {
             Command::search(&set, SearchedState::Present),
             Command::search(&set, SearchedState::Undeleted),
             Command::search(&set, SearchedState::Unhidden),
+            Command::search(&set, SearchedState::Seen),
             Command::store(&set, FlagChange::Set, StoredFlag::Deleted),
             Command::store(&set, FlagChange::Clear, StoredFlag::Deleted),
             Command::store(&set, FlagChange::Set, StoredFlag::Seen),

@@ -8,8 +8,9 @@ use crate::account::MailboxKey;
 use crate::config::{ClientWorkaround, Sessions};
 use crate::failure::{Failure, FailureKind};
 use crate::imap::capability::Capability;
-use crate::imap::command::ListingIdentity;
+use crate::imap::command::{ListingIdentity, SEARCHED_UIDS_MAX, SearchedState};
 use crate::imap::fetch::Fetch;
+use crate::imap::ids::UidSet;
 use crate::maildrop::{
     FetchWindow, Identities, ListingBuilder, Maildrop, UniqueIdFormat, UniqueIds,
 };
@@ -327,6 +328,10 @@ async fn open_maildrop(
     }
     let selected = imap.select(&imap.mailbox(&settings.folder)).await?;
     let maildrop = list(&mut imap, &selected, settings.unique_id, gateway, &key).await?;
+    let maildrop = match gateway.works_around(ClientWorkaround::EudoraStatus) {
+        true => with_status_header(maildrop, &mut imap).await?,
+        false => maildrop,
+    };
     gateway.accounts.note_login(upstream, &credential);
     debug!(
         session = %record.id,
@@ -391,6 +396,21 @@ async fn list(
         }
     };
     Ok(Maildrop::new(listing, unique_ids))
+}
+
+/// What was read is part of the snapshot too. An upstream that does not tell is not guessed at, since a
+/// client would fetch again what it took for unread.
+async fn with_status_header(
+    maildrop: Maildrop,
+    imap: &mut ImapClient,
+) -> Result<Maildrop, Failure> {
+    let mut seen = UidSet::default();
+    for part in maildrop.uids().split(SEARCHED_UIDS_MAX) {
+        for uid in imap.search(&part, SearchedState::Seen).await?.iter() {
+            seen.insert_range(uid, uid);
+        }
+    }
+    Ok(maildrop.with_status_header(seen))
 }
 
 /// To give other unique-ids than the configured ones would make every client fetch everything again.
