@@ -5,6 +5,7 @@
 //! Here a message is always old, since only one session of all protocols is told `\Recent`, and not
 //! necessarily one of ours. As with UW, a blank stands for a letter that is left out: the header always
 //! has the same length, or LIST could not tell that of a message whose state changes within a session.
+//! Unlike UW's it is the first of a message's headers, which need not be read for that.
 
 use crate::imap::ids::{Uid, UidSet};
 
