@@ -20,7 +20,7 @@
 //! | [`imap`] | IMAP's grammar; pure | `secret` |
 //! | [`sasl`] | SASL's mechanisms; pure | `secret` |
 //! | [`upstream`] | I/O with the provider | `config`, `failure`, `imap`, `line_stream`, `metrics`, `sasl`, `tls` |
-//! | [`account`] | who may log in where, how often | `config`, `failure`, `upstream` |
+//! | [`account`] | who may log in where, how often | `config`, `failure`, `sasl`, `upstream` |
 //! | [`state`] | what outlives a session | `account`, `imap`, `maildrop` |
 //! | [`failure`] | the one table from trouble to reply, label and log level | `imap`, `line_stream`, `pop3` |
 //! | [`line_stream`] | bounded lines in, buffered octets out | |
@@ -172,6 +172,7 @@ pub fn gateway(
         accounts: Accounts::new(
             config.routes.clone(),
             upstreams,
+            config.pop3.logins.clone(),
             config.limits.upstream_connections_per_account,
         ),
         memory: Memory::default(),

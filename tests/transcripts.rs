@@ -195,9 +195,10 @@ impl Play<'_> {
         client: usize,
     ) -> Result<(), String> {
         let leg = self.leg(side, client)?;
-        let mut tls = match side {
-            Side::Client => Tls::as_client(),
-            Side::Upstream(_) => Tls::as_server(),
+        let mut tls = match (side, handshake) {
+            (Side::Client, Handshake::SucceedsNameless) => Tls::as_nameless_client(),
+            (Side::Client, Handshake::Succeeds | Handshake::Fails) => Tls::as_client(),
+            (Side::Upstream(_), _) => Tls::as_server(),
         };
         let first_flight = std::mem::take(&mut leg.heard);
         let mut result = tls
@@ -215,7 +216,7 @@ impl Play<'_> {
             None => false,
         };
         match (is_done, handshake) {
-            (true, Handshake::Succeeds) => Ok(()),
+            (true, Handshake::Succeeds | Handshake::SucceedsNameless) => Ok(()),
             (false, Handshake::Fails) => {
                 let leg = self.leg(side, client)?;
                 leg.tls = None;
@@ -223,7 +224,9 @@ impl Play<'_> {
                 Ok(())
             }
             (true, Handshake::Fails) => Err("the handshake has succeeded".to_owned()),
-            (false, Handshake::Succeeds) => Err(format!("the handshake has failed: {result:?}")),
+            (false, Handshake::Succeeds | Handshake::SucceedsNameless) => {
+                Err(format!("the handshake has failed: {result:?}"))
+            }
         }
     }
 

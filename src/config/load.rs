@@ -14,8 +14,8 @@ use super::section::Section;
 use super::setting::Setting;
 use super::{
     CertificateFiles, CleartextLogin, Config, Endpoint, EndpointSecurity, LISTING_CACHE_OCTETS,
-    Limits, Listeners, MaildropSettings, READ_AHEAD_OCTETS, Routes, Timeouts, Upstream, endpoint,
-    loopback,
+    Limits, Listeners, Logins, MaildropSettings, READ_AHEAD_OCTETS, Routes, Timeouts, Upstream,
+    endpoint, loopback,
 };
 use crate::maildrop::DeletePolicy;
 use crate::tls::{certificates, check_pair, private_key};
@@ -92,6 +92,7 @@ fn listeners(section: Option<Section<'_>>, has_tls: bool) -> Listeners {
         clear: vec![loopback(1110)],
         tls: Vec::from_iter(has_tls.then(|| loopback(1995))),
         client_workarounds: Vec::new(),
+        logins: Logins::default(),
     };
     let Some(mut section) = section else {
         return defaults;
@@ -99,6 +100,7 @@ fn listeners(section: Option<Section<'_>>, has_tls: bool) -> Listeners {
     let client_workarounds = section
         .list("client_workarounds", Setting::word)
         .unwrap_or_default();
+    let logins = logins(&mut section);
     let clear = section.list("listen", Setting::address);
     let tls = section.list("listen_tls", Setting::address);
     let none_at =
@@ -120,17 +122,30 @@ fn listeners(section: Option<Section<'_>>, has_tls: bool) -> Listeners {
     let listeners = match (clear, tls) {
         (None, None) => Listeners {
             client_workarounds,
+            logins,
             ..defaults
         },
         (clear, tls) => Listeners {
             clear: clear.unwrap_or_default(),
             tls: tls.unwrap_or_default(),
             client_workarounds,
+            logins,
         },
     };
     refuse_duplicates(&section, &listeners);
     section.finish();
     listeners
+}
+
+fn logins(section: &mut Section<'_>) -> Logins {
+    Logins {
+        delimiters: section
+            .take("login_delimiters", Setting::delimiters)
+            .unwrap_or_default(),
+        delay: section
+            .take("login_delay", Setting::duration_or_none)
+            .unwrap_or_default(),
+    }
 }
 
 /// Port 0 is a different one each time.

@@ -97,9 +97,21 @@ pub struct Listeners {
     pub tls: Vec<SocketAddr>,
     /// For clients that hang on what others take.
     pub client_workarounds: Vec<ClientWorkaround>,
+    /// How logins are read, and how often they may come.
+    pub logins: Logins,
 }
 
-/// A deviation from the exact octets, for a client that hangs on them.
+/// How logins are read, and how often they may come.
+#[derive(Debug, Clone, Default)]
+pub struct Logins {
+    /// What stands for `@` where a client cannot type it, in the order in which it is looked for:
+    /// punctuation of ASCII that no domain holds.
+    pub delimiters: Vec<u8>,
+    /// For so long a credential that was accepted is not let in again; zero for no such rule.
+    pub delay: Duration,
+}
+
+/// A deviation from what is right for all others, for a client that needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClientWorkaround {
@@ -107,6 +119,11 @@ pub enum ClientWorkaround {
     OutlookNoNuls,
     /// A header without the blank line behind it gets one: Outlook Express and Netscape hang.
     OeNsEoh,
+    /// RETR and TOP begin with a `Status:` header, by which Eudora knows what it has read.
+    EudoraStatus,
+    /// A login or password that is not UTF-8 is read as Latin-1: clients of other times have no UTF-8.
+    #[serde(rename = "latin1-logins")]
+    Latin1Logins,
 }
 
 /// PEM files.
@@ -303,13 +320,17 @@ impl Routes {
         }
     }
 
-    /// The upstream for what the client typed as its login, compared without regard to case.
+    /// The upstream for a login, compared without regard to case.
     pub fn upstream(&self, login: &str) -> Option<&Arc<Upstream>> {
+        self.matching(login).or(self.default.as_ref())
+    }
+
+    /// The upstream of the `[[route]]` that matches a login, if one does.
+    pub fn matching(&self, login: &str) -> Option<&Arc<Upstream>> {
         self.routes
             .iter()
             .find(|(glob, _)| glob.is_match(login))
             .map(|(_, upstream)| upstream)
-            .or(self.default.as_ref())
     }
 
     /// The routes: the glob as written and its upstream.

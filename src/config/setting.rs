@@ -98,6 +98,17 @@ impl Setting {
 
     /// A time that is longer than none.
     pub(super) fn duration(&self) -> Result<Duration, String> {
+        match self.duration_or_none()? {
+            Duration::ZERO => Err(format!(
+                "{:?} is no time at all; write \"30s\" or more",
+                self.text()?
+            )),
+            duration => Ok(duration),
+        }
+    }
+
+    /// A time, also none.
+    pub(super) fn duration_or_none(&self) -> Result<Duration, String> {
         let text = match &self.kind {
             ValueKind::I128(number) => {
                 return Err(format!(
@@ -107,7 +118,6 @@ impl Setting {
             _ => self.text()?,
         };
         match humantime::parse_duration(text) {
-            Ok(Duration::ZERO) => Err(format!("{text:?} is no time at all; write \"30s\" or more")),
             Ok(duration) if duration > DURATION_MAX => {
                 Err(format!("{text:?} is more than a year; write less"))
             }
@@ -192,6 +202,25 @@ impl Setting {
                     format!("{text:?} is not a pattern ({reason}); write it like \"*@example.org\"")
                 }),
         }
+    }
+
+    /// Characters that stand for `@` in a login.
+    pub(super) fn delimiters(&self) -> Result<Vec<u8>, String> {
+        let text = self.text()?;
+        for (place, character) in text.char_indices() {
+            let remedy = match character {
+                '@' => "leave it out, it needs nothing to stand for it",
+                // Where a login has several delimiters, the domain is behind the last.
+                '.' | '-' => "leave it out, domains hold it too",
+                _ if !character.is_ascii_punctuation() => {
+                    "write punctuation of ASCII, as in \"%#:\""
+                }
+                _ if text[..place].contains(character) => "write it once",
+                _ => continue,
+            };
+            return Err(format!("{character:?} is no login delimiter; {remedy}"));
+        }
+        Ok(text.as_bytes().to_vec())
     }
 
     /// The name of an IMAP mailbox.

@@ -213,6 +213,8 @@ pub enum SearchedState {
     Undeleted,
     /// That they do not bear [`HIDDEN_KEYWORD`].
     Unhidden,
+    /// That they bear `\Seen`.
+    Seen,
     /// That they bear `\Deleted` or [`HIDDEN_KEYWORD`].
     Concealed,
 }
@@ -394,6 +396,7 @@ impl Command {
             SearchedState::Undeleted => " UNDELETED".to_owned(),
             SearchedState::Unhidden => format!(" UNKEYWORD {HIDDEN_KEYWORD}"),
             SearchedState::Concealed => format!(" OR DELETED KEYWORD {HIDDEN_KEYWORD}"),
+            SearchedState::Seen => " SEEN".to_owned(),
         };
         let mut writer = Writer::new(CommandName::Search, "UID SEARCH ");
         writer.text(&format!("{answer}UID {set}{state}"));
@@ -715,6 +718,7 @@ mod tests {
             Command::search(&set, SearchedState::Undeleted, SearchAnswer::Numbers),
             Command::search(&set, SearchedState::Unhidden, SearchAnswer::Numbers),
             Command::search(&set, SearchedState::Concealed, SearchAnswer::Numbers),
+            Command::search(&set, SearchedState::Seen, SearchAnswer::Numbers),
             Command::store(&set, FlagChange::Set, StoredFlag::Deleted),
             Command::store(&set, FlagChange::Clear, StoredFlag::Deleted),
             Command::store(&set, FlagChange::Set, StoredFlag::Seen),

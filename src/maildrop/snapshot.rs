@@ -145,13 +145,18 @@ pub fn everything() -> Vec<Question> {
 
 /// To be asked when the messages known do not add up to those that exist: who left, and who came.
 pub fn reconciliation(listing: &Listing) -> Vec<Question> {
-    let parts = listing.parts(ANSWER_OCTETS_MAX).into_iter();
-    let present = parts.map(|(first, last)| Question::Present(first, last));
+    let present = parts(listing).into_iter();
+    let present = present.map(|(first, last)| Question::Present(first, last));
     present.chain([newer(listing)]).collect()
 }
 
+/// The first and the last UID of the ranges about which one SEARCH each may ask.
+pub fn parts(listing: &Listing) -> Vec<(Uid, Uid)> {
+    listing.parts(ANSWER_OCTETS_MAX)
+}
+
 fn concealed(listing: &Listing) -> Vec<Question> {
-    let parts = listing.parts(ANSWER_OCTETS_MAX).into_iter();
+    let parts = parts(listing).into_iter();
     parts
         .map(|(first, last)| Question::Concealed(first, last))
         .collect()

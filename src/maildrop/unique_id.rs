@@ -14,8 +14,11 @@ const UNIQUE_ID_OCTETS_MAX: usize = 70;
 pub enum UniqueIdFormat {
     /// `%08x%08x` of u and v: Dovecot's default.
     Dovecot,
-    /// `%u`, decimal: old Cyrus and Courier.
+    /// `%u`, decimal: old Cyrus and Courier. Begins anew when UIDVALIDITY changes, so that an id may
+    /// come to name another message.
     Uid,
+    /// The same under this UIDVALIDITY; under any other, `v.u`.
+    UidUnder(UidValidity),
     /// `v.u`, decimal: Cyrus since 2.1.4.
     Cyrus,
     /// `v-u`, decimal: Courier.
@@ -32,6 +35,16 @@ impl std::str::FromStr for UniqueIdFormat {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(pinned) = text.strip_prefix("uid:") {
+            return pinned
+                .parse()
+                .ok()
+                .and_then(UidValidity::new)
+                .map(Self::UidUnder)
+                .ok_or_else(|| {
+                    format!("{text:?} names no UIDVALIDITY; write it like \"uid:1700000000\"")
+                });
+        }
         Ok(match text {
             "dovecot" => Self::Dovecot,
             "uid" => Self::Uid,
@@ -42,7 +55,7 @@ impl std::str::FromStr for UniqueIdFormat {
             "emailid" => Self::EmailId,
             _ => {
                 return Err(format!(
-                    "{text:?} is none of dovecot, uid, cyrus, courier, uw, gmail, emailid"
+                    "{text:?} is none of dovecot, uid:UIDVALIDITY, uid, cyrus, courier, uw, gmail, emailid"
                 ));
             }
         })
@@ -67,12 +80,15 @@ impl fmt::Display for UniqueId<'_> {
                 match format {
                     UniqueIdFormat::Dovecot => write!(f, "{u:08x}{v:08x}"),
                     UniqueIdFormat::Uid => write!(f, "{u}"),
+                    UniqueIdFormat::UidUnder(pinned) if pinned == validity => write!(f, "{u}"),
                     UniqueIdFormat::Courier => write!(f, "{v}-{u}"),
                     UniqueIdFormat::Uw => write!(f, "{v:08x}{u:08x}"),
-                    // Also for what has no name of its own: an OBJECTID has no dot, so they never meet.
-                    UniqueIdFormat::Cyrus | UniqueIdFormat::Gmail | UniqueIdFormat::EmailId => {
-                        write!(f, "{v}.{u}")
-                    }
+                    // Also for what has no name of its own: an OBJECTID and a bare UID have no dot, so
+                    // they never meet.
+                    UniqueIdFormat::Cyrus
+                    | UniqueIdFormat::UidUnder(_)
+                    | UniqueIdFormat::Gmail
+                    | UniqueIdFormat::EmailId => write!(f, "{v}.{u}"),
                 }
             }
         }
@@ -143,15 +159,21 @@ mod tests {
     fn formats() {
         let validity = UidValidity::new(1_700_000_000).expect("not 0");
         for (format, spelt) in [
-            (UniqueIdFormat::Dovecot, "0000038b6553f100"),
-            (UniqueIdFormat::Uid, "907"),
-            (UniqueIdFormat::Cyrus, "1700000000.907"),
-            (UniqueIdFormat::Courier, "1700000000-907"),
-            (UniqueIdFormat::Uw, "6553f1000000038b"),
+            ("dovecot", "0000038b6553f100"),
+            ("uid", "907"),
+            ("uid:1700000000", "907"),
+            ("uid:1700000001", "1700000000.907"),
+            ("cyrus", "1700000000.907"),
+            ("courier", "1700000000-907"),
+            ("uw", "6553f1000000038b"),
         ] {
+            let format = format.parse().expect(format);
             let ids = UniqueIds::from_uids(format, validity);
             let listing = Listing::default();
             assert_eq!(ids.of(&listing, 0, uid(907)).to_string(), spelt);
+        }
+        for none in ["uid:", "uid:0", "uid:x", "uid:4294967296", "UID", ""] {
+            assert!(none.parse::<UniqueIdFormat>().is_err(), "{none}");
         }
     }
 

@@ -8,6 +8,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -46,13 +47,15 @@ pub struct Gateway {
     pub drained: CancellationToken,
 }
 
-/// What can be offered to clients before it is known who they are: what every upstream has.
+/// What clients are told before it is known who they are: what every upstream has, and our own rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offer {
     /// XOAUTH2 and OAUTHBEARER; `None` while an upstream has not told.
     pub tokens: Option<bool>,
     /// RFC 6856
     pub utf8: bool,
+    /// RFC 2449 §6.5; zero for none.
+    pub login_delay: Duration,
 }
 
 impl Gateway {
@@ -73,7 +76,13 @@ impl Gateway {
                     || capabilities.has(Capability::AuthOauthBearer)
             }),
             utf8: every(|capabilities| capabilities.has(Capability::Utf8Accept)) == Some(true),
+            login_delay: self.accounts.login_delay(),
         }
+    }
+
+    /// Whether the operator wants this.
+    fn works_around(&self, what: ClientWorkaround) -> bool {
+        self.client_workarounds.contains(&what)
     }
 
     /// Whether this client may send a password now.

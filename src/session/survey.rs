@@ -8,8 +8,8 @@ use crate::config::MaildropSettings;
 use crate::failure::Failure;
 use crate::imap::capability::{Capabilities, Capability};
 use crate::imap::command::{ListingIdentity, ListingRange, Section};
-use crate::imap::ids::Uid;
-use crate::maildrop::Removal;
+use crate::imap::ids::{Uid, UidValidity};
+use crate::maildrop::{Removal, UniqueIdFormat};
 use crate::pop3::multi_line::{DotStuffer, Nul};
 use crate::sasl::Credential;
 use crate::upstream::{ImapClient, Upstream};
@@ -124,6 +124,7 @@ async fn tell_maildrop(
         selected.validity.number()
     );
     tell(report, &format!("folder {:?}", settings.folder), &folder);
+    tell_unique_ids(report, settings.unique_id, selected.validity);
     let keywords = if selected.permanent_flags.hidden {
         "yes"
     } else {
@@ -164,6 +165,32 @@ async fn tell_maildrop(
             .unwrap_or("as it is meant"),
     );
     Ok(())
+}
+
+/// Of the one format that depends on which UIDVALIDITY holds.
+fn tell_unique_ids(report: &mut String, format: UniqueIdFormat, validity: UidValidity) {
+    let now = validity.number();
+    match format {
+        UniqueIdFormat::Uid => tell(
+            report,
+            "unique_id = \"uid\"",
+            &format!("begins anew when UIDVALIDITY changes; write \"uid:{now}\""),
+        ),
+        UniqueIdFormat::UidUnder(pinned) => {
+            let finding = match pinned == validity {
+                true => "holds".to_owned(),
+                false => format!("unique-ids are like {now}.907, UIDVALIDITY is another one"),
+            };
+            let setting = format!("unique_id = \"uid:{}\"", pinned.number());
+            tell(report, &setting, &finding);
+        }
+        UniqueIdFormat::Dovecot
+        | UniqueIdFormat::Cyrus
+        | UniqueIdFormat::Courier
+        | UniqueIdFormat::Uw
+        | UniqueIdFormat::Gmail
+        | UniqueIdFormat::EmailId => {}
+    }
 }
 
 /// Compares RFC822.SIZE of the smallest message with its octets.

@@ -32,6 +32,7 @@
 //! tls client, tls upstream        it does its half of a handshake; an upstream's certificate is for
 //!                                 imap.example.com
 //! tls client refused              … which fails; so does the other
+//! tls client nameless             … which does not say which name it means (no SNI)
 //! room 1000                       the client's window closes after so many octets
 //! closed client, closed upstream  popgate has closed the connection
 //! drain, drained                  popgate is to end; popgate has no more patience
@@ -103,6 +104,8 @@ pub(crate) enum Side {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Handshake {
     Succeeds,
+    /// Although it names nobody.
+    SucceedsNameless,
     Fails,
 }
 
@@ -339,6 +342,7 @@ impl Parser {
             ["closed", side] => Act::Closed(self.side(side)?),
             ["tls", side] => self.tls(side, Handshake::Succeeds)?,
             ["tls", side, "refused"] => self.tls(side, Handshake::Fails)?,
+            ["tls", "client", "nameless"] => self.tls("client", Handshake::SucceedsNameless)?,
             ["room", octets] => Act::Room(octets.parse().map_err(|_| "no number")?),
             ["drain"] => Act::Drain,
             ["drained"] => Act::Drained,

@@ -109,6 +109,7 @@ impl<'a> Scenery<'a> {
             accounts: Accounts::new(
                 self.config.routes.clone(),
                 upstreams,
+                self.config.pop3.logins.clone(),
                 limits.upstream_connections_per_account,
             ),
             memory: Memory::default(),

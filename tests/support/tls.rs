@@ -78,8 +78,19 @@ pub(crate) struct Tls(Connection);
 
 impl Tls {
     pub(crate) fn as_client() -> Self {
+        Self::client(CERTIFICATES.client.clone())
+    }
+
+    /// Without SNI, as devices are that know no more than an address.
+    pub(crate) fn as_nameless_client() -> Self {
+        let mut config = ClientConfig::clone(&CERTIFICATES.client);
+        config.enable_sni = false;
+        Self::client(Arc::new(config))
+    }
+
+    fn client(config: Arc<ClientConfig>) -> Self {
         let name = ServerName::try_from(NAME).expect("a name");
-        let connection = ClientConnection::new(CERTIFICATES.client.clone(), name);
+        let connection = ClientConnection::new(config, name);
         Self(connection.expect("a connection").into())
     }
 

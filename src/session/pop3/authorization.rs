@@ -3,6 +3,7 @@
 use tokio::time::{Instant, timeout_at};
 
 use super::{LoggedIn, Record, capa, login, mechanisms};
+use crate::config::ClientWorkaround;
 use crate::pop3::command::{AUTHORIZATION_LINE_OCTETS_MAX, Command, CommandName};
 use crate::pop3::reply;
 use crate::sasl::{self, Credential, Mechanism};
@@ -56,6 +57,7 @@ pub(super) async fn run(
         let Negotiated::Credential(credential, command, started) = negotiated else {
             return Ok(None);
         };
+        let credential = as_meant(credential, gateway);
         record.login = Some(credential.login().escape_ascii().to_string());
         // What was said so far must not wait for the upstream.
         client.lines.flush().await?;
@@ -79,6 +81,15 @@ pub(super) async fn run(
         }
     }
     Err(SessionEnd::TooManyLogins)
+}
+
+/// The credential that a client would have sent, had it been able to.
+fn as_meant(typed: Credential, gateway: &Gateway) -> Credential {
+    let readable = match gateway.works_around(ClientWorkaround::Latin1Logins) {
+        true => typed.read_as_latin1(),
+        false => typed,
+    };
+    readable.with_at_sign(|login| gateway.accounts.delimiter(login))
 }
 
 /// One command after the other, until one of them is a login or QUIT.

@@ -8,7 +8,7 @@ use tracing::debug;
 use super::opening::{self, Opened};
 use super::{LoggedIn, Record};
 use crate::account::MailboxKey;
-use crate::config::{MaildropSettings, Sessions};
+use crate::config::{ClientWorkaround, MaildropSettings, Sessions};
 use crate::failure::{Failure, FailureKind};
 use crate::imap::command::ListingIdentity;
 use crate::maildrop::{FetchWindow, Maildrop, Snapshot, UniqueIds};
@@ -36,6 +36,7 @@ pub(super) async fn run(
         owner: credential.mailbox_owner().to_vec(),
         folder: settings.folder.clone(),
     };
+    gateway.accounts.attempt(upstream, &credential)?;
     let known = gateway.listings.known(&key);
     let open = gateway.metrics.upstream_connection(&name);
     let authentication = authenticate(upstream, &credential, utf8, &settings, known.as_ref());
@@ -67,7 +68,12 @@ pub(super) async fn run(
         cache,
     } = opening::open(&mut imap, &settings, known).await?;
     gateway.metrics.listing_cache(cache);
-    let maildrop = maildrop(&snapshot, &settings, gateway, &key);
+    let mut maildrop = maildrop(&snapshot, &settings, gateway, &key);
+    if gateway.works_around(ClientWorkaround::EudoraStatus) {
+        let seen = opening::seen(&mut imap, &snapshot.listing).await?;
+        maildrop = maildrop.with_status_header(seen);
+    }
+    gateway.accounts.note_login(upstream, &credential);
     gateway.listings.note(&key, snapshot);
     debug!(
         session = %record.id,

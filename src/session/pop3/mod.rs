@@ -241,6 +241,11 @@ fn capa(out: &mut Vec<u8>, client_may_log_in: bool, has_stls: bool, offer: super
     if has_stls {
         reply::line(out, "STLS");
     }
+    if !offer.login_delay.is_zero() {
+        // Rounded up, so that whoever waits for so many seconds is let in.
+        let seconds = offer.login_delay.as_millis().div_ceil(1000);
+        reply::line(out, format_args!("LOGIN-DELAY {seconds}"));
+    }
     if offer.utf8 {
         reply::line(out, "UTF8");
     }

@@ -9,7 +9,7 @@ use crate::imap::command::{
 use crate::imap::fetch::Fetch;
 use crate::imap::ids::UidSet;
 use crate::maildrop::snapshot::{self, Now, Question, Snapshot};
-use crate::maildrop::{ListingBuilder, Told, UniqueIdFormat};
+use crate::maildrop::{Listing, ListingBuilder, Told, UniqueIdFormat};
 use crate::metrics::ListingCache;
 use crate::upstream::{ImapClient, Selected};
 
@@ -86,6 +86,22 @@ pub(super) async fn open(
         snapshot,
         cache,
     })
+}
+
+/// Which messages bear `\Seen`. An upstream that does not tell is not guessed at, since a client would
+/// fetch again what it took for unread.
+///
+/// # Errors
+/// When the upstream refuses or is lost.
+pub(super) async fn seen(imap: &mut ImapClient, listing: &Listing) -> Result<UidSet, Failure> {
+    let mut seen = UidSet::default();
+    for (first, last) in snapshot::parts(listing) {
+        let found = imap
+            .search_between(first, last, SearchedState::Seen)
+            .await?;
+        seen.insert_within(&found, first, last);
+    }
+    Ok(seen)
 }
 
 async fn everything(
@@ -198,6 +214,7 @@ pub(super) fn identity(format: UniqueIdFormat) -> ListingIdentity {
         UniqueIdFormat::EmailId => ListingIdentity::EmailId,
         UniqueIdFormat::Dovecot
         | UniqueIdFormat::Uid
+        | UniqueIdFormat::UidUnder(_)
         | UniqueIdFormat::Cyrus
         | UniqueIdFormat::Courier
         | UniqueIdFormat::Uw => ListingIdentity::Uid,

@@ -32,6 +32,7 @@ pub(super) async fn retr(
     logged_in: &mut LoggedIn,
     record: &mut Record,
 ) -> Result<(), SessionEnd> {
+    let beginning = Beginning::of(message, logged_in);
     let next = logged_in
         .window
         .slide(message, &logged_in.imap.under_way(), &logged_in.maildrop);
@@ -49,7 +50,7 @@ pub(super) async fn retr(
         return Ok(());
     };
     let mut lines = Lines::new(gateway, TopLines::new(u64::MAX));
-    begin(message, client, record);
+    beginning.say(client, record);
     relay(body, client, &mut lines).await?;
     lines.end(client);
     end(client, record);
@@ -71,6 +72,7 @@ pub(super) async fn top(
     logged_in: &mut LoggedIn,
     record: &mut Record,
 ) -> Result<(), SessionEnd> {
+    let beginning = Beginning::of(message, logged_in);
     let mut top = Lines::new(gateway, TopLines::new(lines));
     let wanted = TOP_HEADER_OCTETS.saturating_add(lines.saturating_mul(TOP_LINE_OCTETS));
     // Of `TOP n 99999999` (fetchmail) it is clear that it means all. The size in the listing says
@@ -95,7 +97,7 @@ pub(super) async fn top(
         };
         let received = body.octets();
         if first == 0 {
-            begin(message, client, record);
+            beginning.say(client, record);
         }
         relay(body, client, &mut top).await?;
         let more_to_come = !all_at_once && received == u64::from(octets);
@@ -156,12 +158,26 @@ async fn open<'a>(
     Ok(None)
 }
 
-fn begin(message: Message, client: &mut Client, record: &mut Record) {
-    reply::ok(
-        client.lines.output(),
-        format_args!("{} octets", message.octets),
-    );
-    record.in_multi_line = true;
+/// What goes before the message itself. None of it is learned from, nor counted as lines of TOP.
+struct Beginning {
+    octets: u64,
+    header: &'static [u8],
+}
+
+impl Beginning {
+    fn of(message: Message, logged_in: &LoggedIn) -> Self {
+        Self {
+            octets: logged_in.maildrop.octets(message),
+            header: logged_in.maildrop.header(message),
+        }
+    }
+
+    fn say(&self, client: &mut Client, record: &mut Record) {
+        let out = client.lines.output();
+        reply::ok(out, format_args!("{} octets", self.octets));
+        out.extend_from_slice(self.header);
+        record.in_multi_line = true;
+    }
 }
 
 fn end(client: &mut Client, record: &mut Record) {
@@ -197,14 +213,15 @@ struct Lines {
 
 impl Lines {
     fn new(gateway: &Gateway, end_of_top: TopLines) -> Self {
-        let works_around = |what| gateway.client_workarounds.contains(&what);
         Self {
-            stuffer: DotStuffer::new(match works_around(ClientWorkaround::OutlookNoNuls) {
-                true => Nul::Replaced,
-                false => Nul::Kept,
-            }),
+            stuffer: DotStuffer::new(
+                match gateway.works_around(ClientWorkaround::OutlookNoNuls) {
+                    true => Nul::Replaced,
+                    false => Nul::Kept,
+                },
+            ),
             end_of_top,
-            end_header: works_around(ClientWorkaround::OeNsEoh),
+            end_header: gateway.works_around(ClientWorkaround::OeNsEoh),
         }
     }
 

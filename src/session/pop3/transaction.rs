@@ -196,7 +196,9 @@ impl fmt::Display for ListingLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let number = self.message.number.number();
         match self.listed {
-            Listed::Octets => write!(f, "{number} {}", self.message.octets),
+            Listed::Octets => {
+                write!(f, "{number} {}", self.maildrop.octets(self.message))
+            }
             Listed::UniqueId => write!(f, "{number} {}", self.maildrop.unique_id(self.message)),
         }
     }
