@@ -10,7 +10,7 @@ mod status_header;
 mod unique_id;
 mod update;
 
-pub use fetch_window::FetchWindow;
+pub use fetch_window::{FetchWindow, UnderWay};
 pub use listing::{Listing, ListingBuilder, Octets, Told};
 pub use snapshot::Snapshot;
 pub use unique_id::{UniqueId, UniqueIdFormat, UniqueIds};

@@ -5,6 +5,7 @@ mod flight;
 mod folders;
 mod login;
 mod mailbox;
+mod pace;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,9 +15,11 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use body::Ahead;
+pub(super) use body::Asked;
 use flight::Flight;
 pub use folders::{Folders, Target};
 pub use mailbox::Selected;
+use pace::Pace;
 
 use super::Upstream;
 use crate::config::Quirks;
@@ -56,12 +59,13 @@ pub struct ImapClient {
     tags: u32,
     /// Commands that were or will be sent before their turn.
     flight: Flight,
-    /// FETCHes of whole messages whose answers nobody has read yet, in the order of their tags.
+    /// FETCHes whose answers nobody has read yet, in the order of their tags.
     ahead: VecDeque<Ahead>,
     /// FETCHes whose body has been read and whose tagged response has not.
-    unfinished: Vec<(Tag, Instant)>,
+    unfinished: Vec<Asked>,
     /// The beginning of a body that came before it was wanted; its octets are next in the stream.
     next_body: Option<BodyHead>,
+    pace: Pace,
     last_answer: Instant,
     validity: Option<UidValidity>,
     /// How many messages the selected mailbox has now.
@@ -130,6 +134,7 @@ impl ImapClient {
             ahead: VecDeque::new(),
             unfinished: Vec::new(),
             next_body: None,
+            pace: Pace::default(),
             last_answer: Instant::now(),
             validity: None,
             exists: 0,

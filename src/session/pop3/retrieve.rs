@@ -33,9 +33,7 @@ pub(super) async fn retr(
     record: &mut Record,
 ) -> Result<(), SessionEnd> {
     let beginning = Beginning::of(message, logged_in);
-    let next = logged_in
-        .window
-        .slide(message, &logged_in.imap.under_way(), &logged_in.maildrop);
+    let next = expected_next(message, None, logged_in);
     let Some(body) = open(
         message,
         Section::Whole,
@@ -80,13 +78,15 @@ pub(super) async fn top(
     let all_at_once = Octets::try_from(wanted).is_err();
     let mut octets = Octets::try_from(wanted).unwrap_or(Octets::MAX);
     octets = octets.min(TOP_PART_OCTETS_MAX);
+    let part = (!all_at_once).then_some(octets);
+    let mut next = expected_next(message, part, logged_in);
     let mut first: Octets = 0;
     loop {
         let section = match all_at_once {
             true => Section::Whole,
             false => Section::Part { first, octets },
         };
-        let Some(body) = open(message, section, &[], client, gateway, logged_in, record).await?
+        let Some(body) = open(message, section, &next, client, gateway, logged_in, record).await?
         else {
             if record.in_multi_line {
                 // It began as a message and ends as none: what was sent must not look complete.
@@ -95,6 +95,7 @@ pub(super) async fn top(
             }
             return Ok(());
         };
+        next.clear();
         let received = body.octets();
         if first == 0 {
             beginning.say(client, record);
@@ -115,11 +116,29 @@ pub(super) async fn top(
     Ok(())
 }
 
+/// What the client will probably fetch behind this message, in the same way.
+fn expected_next(
+    message: Message,
+    part_octets: Option<Octets>,
+    logged_in: &mut LoggedIn,
+) -> Vec<(Uid, u64)> {
+    let LoggedIn {
+        imap,
+        window,
+        maildrop,
+        ..
+    } = logged_in;
+    let others = imap.under_way().filter(|(uid, _)| *uid != message.uid);
+    let under_way = others.collect();
+    let way = imap.octets_on_the_way();
+    window.slide(message, part_octets, under_way, way, maildrop)
+}
+
 /// Asks for a body; `None` when there is none and the client has been told so.
 async fn open<'a>(
     message: Message,
     section: Section,
-    next: &[Uid],
+    next: &[(Uid, u64)],
     client: &mut Client,
     gateway: &Gateway,
     logged_in: &'a mut LoggedIn,
