@@ -105,6 +105,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> io::Result<()> 
     }
     for upstream in gateway.accounts.upstreams() {
         tokio::spawn(get_to_know(upstream.clone(), gateway.draining.clone()));
+        tokio::spawn(upstream.clone().keep_warm(gateway.draining.clone()));
     }
     // Readiness is told until the last session has ended.
     let ended = CancellationToken::new();
@@ -194,7 +195,7 @@ async fn get_to_know(upstream: Arc<Upstream>, draining: CancellationToken) {
     let name = upstream.settings().name.clone();
     let mut pause = Duration::from_secs(1);
     loop {
-        match upstream.connect().await {
+        match upstream.connect_anew().await {
             Ok(mut client) => {
                 let capabilities = client.known_capabilities().await;
                 client.logout().await;

@@ -254,8 +254,10 @@ impl Metrics {
                     ]);
                 }
             }
-            self.upstream_connections
-                .with_label_values(&[upstream, "in_use"]);
+            for state in ["in_use", "warm"] {
+                self.upstream_connections
+                    .with_label_values(&[upstream, state]);
+            }
             for kind in FailureKind::ALL {
                 self.upstream_errors
                     .with_label_values(&[upstream, kind.label()]);
@@ -340,10 +342,10 @@ impl Metrics {
     }
 
     /// A connection to an upstream is open until the guard is dropped.
-    pub fn upstream_connection(&self, upstream: &str) -> OpenGuard {
+    pub fn upstream_connection(&self, upstream: &str, state: &str) -> OpenGuard {
         OpenGuard::new(
             self.upstream_connections
-                .with_label_values(&[upstream, "in_use"]),
+                .with_label_values(&[upstream, state]),
         )
     }
 

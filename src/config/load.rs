@@ -15,7 +15,7 @@ use super::setting::Setting;
 use super::{
     CertificateFiles, CleartextLogin, Config, Endpoint, EndpointSecurity, LISTING_CACHE_OCTETS,
     Limits, Listeners, Logins, MaildropSettings, READ_AHEAD_OCTETS, Routes, Timeouts, Upstream,
-    endpoint, loopback,
+    WARM_CONNECTIONS, endpoint, loopback,
 };
 use crate::maildrop::DeletePolicy;
 use crate::tls::{certificates, check_pair, private_key};
@@ -377,7 +377,11 @@ fn upstream(name: &str, mut section: Section<'_>, outer: &MaildropSettings) -> O
         let path = setting.path()?;
         certificates(&path).map(|_| path)
     });
-    let quirks = provider.map(Provider::quirks).unwrap_or_default();
+    let mut quirks = provider.map(Provider::quirks).unwrap_or_default();
+    if let Some(pipelining) = section.take("pipelining", Setting::switch) {
+        quirks.one_command_at_a_time = !pipelining;
+    }
+    let warm_connections = section.take("warm_connections", Setting::warm_connections);
     let maildrop = maildrop(section.section("maildrop"), outer);
     section.not_yet("smtp", "submission is");
     section.finish();
@@ -386,6 +390,9 @@ fn upstream(name: &str, mut section: Section<'_>, outer: &MaildropSettings) -> O
         imap: imap?,
         ca_file,
         quirks,
+        warm_connections: warm_connections
+            .or_else(|| provider.map(Provider::warm_connections))
+            .unwrap_or(WARM_CONNECTIONS),
         maildrop,
     })
 }

@@ -81,6 +81,9 @@ impl Config {
 /// As much as a link of 40 Mbit/s carries in 50 ms.
 const READ_AHEAD_OCTETS: u64 = 256 * 1024;
 
+/// Enough for logins that come one after the other.
+const WARM_CONNECTIONS: usize = 2;
+
 /// Some 150 mailboxes of 100,000 messages, or 150,000 of ten.
 const LISTING_CACHE_OCTETS: u64 = 64 * 1024 * 1024;
 
@@ -207,6 +210,8 @@ pub struct Upstream {
     pub ca_file: Option<PathBuf>,
     /// What this provider needs beyond what its capabilities say.
     pub quirks: Quirks,
+    /// Connections that wait for the next login.
+    pub warm_connections: usize,
     /// How its mailboxes look to POP3.
     pub maildrop: MaildropSettings,
 }
@@ -219,6 +224,7 @@ impl Upstream {
             imap,
             ca_file: None,
             quirks: Quirks::default(),
+            warm_connections: WARM_CONNECTIONS,
             maildrop: MaildropSettings::default(),
         }
     }

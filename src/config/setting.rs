@@ -17,6 +17,9 @@ use super::report::{Place, nearest};
 /// Longer is a mistake, and the sum of such a time and now must not overflow.
 const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
+/// More would not be faster, and some providers count them.
+const WARM_CONNECTIONS_MAX: usize = 16;
+
 /// Far beyond every machine, and within what a semaphore can count.
 const COUNT_MAX: i128 = u32::MAX as i128;
 
@@ -82,17 +85,32 @@ impl Setting {
         }
     }
 
+    fn number(&self) -> Result<i128, String> {
+        match (&self.kind, self.untyped().map(i128::from_str)) {
+            (ValueKind::I128(number), _) => Ok(*number),
+            (_, Some(Ok(number))) => Ok(number),
+            (kind, _) => Err(format!("is {}; write a whole number", described(kind))),
+        }
+    }
+
     /// A whole number from 1 on.
     pub(super) fn count(&self) -> Result<usize, String> {
-        let number = match (&self.kind, self.untyped().map(i128::from_str)) {
-            (ValueKind::I128(number), _) => *number,
-            (_, Some(Ok(number))) => number,
-            (kind, _) => return Err(format!("is {}; write a whole number", described(kind))),
-        };
+        let number = self.number()?;
         match usize::try_from(number) {
             Ok(count @ 1..) if number <= COUNT_MAX => Ok(count),
             Ok(1..) => Err(format!("is more than {COUNT_MAX}; write a smaller number")),
             Ok(0) | Err(_) => Err(format!("is {number}; write a number from 1 on")),
+        }
+    }
+
+    /// A small number, also none.
+    pub(super) fn warm_connections(&self) -> Result<usize, String> {
+        let number = self.number()?;
+        match usize::try_from(number) {
+            Ok(count @ 0..=WARM_CONNECTIONS_MAX) => Ok(count),
+            _ => Err(format!(
+                "is {number}; write a number from 0 to {WARM_CONNECTIONS_MAX}"
+            )),
         }
     }
 

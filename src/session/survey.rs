@@ -24,7 +24,7 @@ pub async fn survey(
     credential: Option<&Credential>,
 ) -> Result<String, Failure> {
     let mut report = String::new();
-    let mut imap = upstream.connect().await?;
+    let mut imap = upstream.connect_anew().await?;
     let before_login = imap.known_capabilities().await?;
     tell(&mut report, "connection, certificate, greeting", "ok");
     tell(&mut report, "logins that it takes", &logins(before_login));

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 use body::Ahead;
@@ -66,6 +66,7 @@ pub struct ImapClient {
     /// The beginning of a body that came before it was wanted; its octets are next in the stream.
     next_body: Option<BodyHead>,
     pace: Pace,
+    untried: bool,
     last_answer: Instant,
     validity: Option<UidValidity>,
     /// How many messages the selected mailbox has now.
@@ -135,6 +136,7 @@ impl ImapClient {
             unfinished: Vec::new(),
             next_body: None,
             pace: Pace::default(),
+            untried: false,
             last_answer: Instant::now(),
             validity: None,
             exists: 0,
@@ -210,6 +212,22 @@ impl ImapClient {
         self.stream.limit_stalls(LOGOUT_PATIENCE);
         self.send(&Command::logout());
         self.stream.close().await;
+    }
+
+    /// Whether the upstream has said nothing since it was last answered, and is still there. After this
+    /// the connection counts as untried.
+    pub(super) async fn is_quiet(&mut self) -> bool {
+        self.untried = true;
+        // One look, and no wait.
+        timeout(Duration::ZERO, self.stream.wait_readable())
+            .await
+            .is_err()
+    }
+
+    /// Whether this connection had waited for its use, and has not answered a command since. If it is
+    /// lost then, that says nothing about the upstream.
+    pub fn is_untried(&self) -> bool {
+        self.untried
     }
 
     /// Deviations of this provider.
@@ -430,6 +448,7 @@ impl ImapClient {
 
     pub(super) fn observe(&mut self, name: CommandName, status: &Status, started: Instant) {
         self.stream.set_deadline(None);
+        self.untried = false;
         if let Some(Code::Capability(capabilities)) = status.code {
             self.capabilities = Some(capabilities);
         }

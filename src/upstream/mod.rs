@@ -3,6 +3,7 @@
 mod dial;
 mod imap_client;
 mod literal;
+mod warm;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tokio_rustls::TlsConnector;
 pub use dial::{Dial, Dialling, TcpDialer};
 pub use imap_client::{Folders, ImapClient, Selected, Target};
 pub use literal::LiteralReader;
+use warm::Warm;
 
 use crate::config::{self, Endpoint, EndpointSecurity};
 use crate::failure::{Failure, FailureKind};
@@ -30,6 +32,7 @@ pub struct Upstream {
     tls: TlsConnector,
     metrics: Arc<Metrics>,
     seen: Mutex<Seen>,
+    warm: Warm,
 }
 
 /// What the upstream said that it can do, when it was last asked.
@@ -56,6 +59,7 @@ impl Upstream {
     ) -> Result<Self, String> {
         let tls = tls::connector(settings.ca_file.as_deref())?;
         Ok(Self {
+            warm: Warm::new(settings.warm_connections),
             settings,
             stall_limit,
             dialer,
@@ -84,11 +88,23 @@ impl Upstream {
         change(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// A connection through TLS and greeting, ready to log in; its capabilities are known.
+    /// A connection through TLS and greeting, ready to log in; its capabilities are known. It may have
+    /// waited for that, and the upstream may have closed it just now: [`ImapClient::is_untried`].
+    ///
+    /// # Errors
+    /// As [`Self::connect_anew`].
+    pub async fn connect(self: &Arc<Self>) -> Result<ImapClient, Failure> {
+        match self.warm.take().await {
+            Some(client) => Ok(client),
+            None => self.connect_anew().await,
+        }
+    }
+
+    /// The same, on a connection that is opened now.
     ///
     /// # Errors
     /// `UpstreamUnreachable` for what may pass, `Misconfigured` for a certificate that does not fit.
-    pub async fn connect(self: &Arc<Self>) -> Result<ImapClient, Failure> {
+    pub async fn connect_anew(self: &Arc<Self>) -> Result<ImapClient, Failure> {
         let result = self.connect_uncounted().await;
         if let Err(failure) = &result {
             self.metrics

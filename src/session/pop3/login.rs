@@ -38,7 +38,7 @@ pub(super) async fn run(
     };
     gateway.accounts.attempt(upstream, &credential)?;
     let known = gateway.listings.known(&key);
-    let open = gateway.metrics.upstream_connection(&name);
+    let open = gateway.metrics.upstream_connection(&name, "in_use");
     let authentication = authenticate(upstream, &credential, utf8, &settings, known.as_ref());
     let authenticated = timeout_at(login_ends, authentication)
         .await
@@ -106,11 +106,20 @@ async fn authenticate(
     known: Option<&Snapshot>,
 ) -> Result<ImapClient, Failure> {
     let mut imap = upstream.connect().await?;
-    imap.anticipate_login(utf8, |capabilities, utf8| {
-        opening::commands(capabilities, utf8, settings, known)
-    });
-    imap.authenticate(credential).await?;
-    Ok(imap)
+    loop {
+        imap.anticipate_login(utf8, |capabilities, utf8| {
+            opening::commands(capabilities, utf8, settings, known)
+        });
+        match imap.authenticate(credential).await {
+            Ok(()) => return Ok(imap),
+            // It was closed while it waited. The upstream has not judged anything, so that this is
+            // no second attempt.
+            Err(failure) if failure.kind == FailureKind::UpstreamLost && imap.is_untried() => {
+                imap = upstream.connect_anew().await?;
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
 }
 
 /// The maildrop that this session will see: what is there, less what others marked `\Deleted` and what
