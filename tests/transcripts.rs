@@ -107,6 +107,7 @@ impl Play<'_> {
                 self.legs.push(Leg::new(Side::Client, step.client, wire));
             }
             Act::GetToKnow => self.stage.get_to_know(),
+            Act::KeepWarm => self.stage.keep_warm(),
             Act::Wait(time) => sleep(*time).await,
             Act::Eof(side) => self.leg(*side, step.client)?.wire.end(),
             Act::Reset(side) => self.leg(*side, step.client)?.wire.reset(),

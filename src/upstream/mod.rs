@@ -69,6 +69,19 @@ impl Upstream {
         })
     }
 
+    /// The same, of which nothing is known yet.
+    pub fn anew(&self) -> Self {
+        Self {
+            settings: self.settings.clone(),
+            stall_limit: self.stall_limit,
+            dialer: self.dialer.clone(),
+            tls: self.tls.clone(),
+            metrics: self.metrics.clone(),
+            seen: Mutex::default(),
+            warm: Warm::new(self.settings.warm_connections),
+        }
+    }
+
     /// Its section of the config.
     pub fn settings(&self) -> &config::Upstream {
         &self.settings

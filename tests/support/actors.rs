@@ -105,6 +105,7 @@ impl Actors<'_> {
             }
             Act::ClientHears(_) => return self.wait_for_replies(client).await,
             Act::GetToKnow => self.stage.get_to_know(),
+            Act::KeepWarm => self.stage.keep_warm(),
             Act::Wait(time) => {
                 self.let_act().await?;
                 sleep(*time).await;

@@ -26,6 +26,8 @@
 //! dial                            popgate opens a connection to the upstream
 //! dial refused, dial silent       … which does not come about
 //! get to know                     as at the start of the process: what can the upstream do?
+//! keep warm                       likewise: connections wait for logins to come
+//! warm                            this client gets the connection that was opened last
 //! wait 31m                        time passes
 //! eof client, eof upstream        it closes its connection
 //! reset client, reset upstream    its connection breaks
@@ -82,6 +84,7 @@ pub(crate) enum Act {
     Connect,
     Dial(Dial),
     GetToKnow,
+    KeepWarm,
     Wait(Duration),
     Eof(Side),
     Reset(Side),
@@ -133,20 +136,6 @@ impl Transcript {
         }
         parser.flush_literal();
         Ok(parser.transcript)
-    }
-
-    /// Whether it matters what popgate knows of its upstreams from earlier connections.
-    pub(crate) fn asks_for_capabilities(&self) -> bool {
-        let asks = |said: &[u8]| {
-            let said = String::from_utf8_lossy(said).to_uppercase();
-            ["CAPA", "AUTH", "UTF8"]
-                .iter()
-                .any(|verb| said.contains(verb))
-        };
-        self.steps.iter().any(|step| match &step.act {
-            Act::ClientSays(said) => asks(said),
-            act => *act == Act::GetToKnow,
-        })
     }
 
     /// Whether messages are asked for before the client wants them.
@@ -332,10 +321,17 @@ impl Parser {
                 self.client = number - 1;
                 return Ok(());
             }
+            ["warm"] => {
+                let last = self.transcript.dials.len().checked_sub(1);
+                let last = last.ok_or("no dial before it")?;
+                self.dials.insert(self.client, last);
+                return Ok(());
+            }
             ["dial"] => self.dial(Dialled::Accepted),
             ["dial", "refused"] => self.dial(Dialled::Refused),
             ["dial", "silent"] => self.dial(Dialled::Silent),
             ["get", "to", "know"] => Act::GetToKnow,
+            ["keep", "warm"] => Act::KeepWarm,
             ["wait", time] => Act::Wait(duration(time)?),
             ["eof", side] => Act::Eof(self.side(side)?),
             ["reset", side] => Act::Reset(self.side(side)?),

@@ -12,7 +12,7 @@ use popgate::session::{Client, Gateway, pop3};
 use popgate::state::{Listings, Memory};
 use popgate::upstream::{Dial, Dialling};
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +35,8 @@ pub(crate) struct Stage {
     /// Hears of everything that popgate does.
     pub(crate) activity: Arc<Notify>,
     dialer: Arc<Dialer>,
+    /// Those who keep connections warm; they end with the stage.
+    keepers: JoinSet<()>,
 }
 
 pub(crate) struct ClientLeg {
@@ -98,12 +100,10 @@ impl<'a> Scenery<'a> {
     }
 
     /// The same with metrics and TLS set-ups of an earlier one, which would take most of the time of
-    /// a sweep. What earlier plays taught the upstreams must not matter then.
+    /// a sweep. Nothing is known of the upstreams.
     pub(crate) fn reset(&self, faults: Faults) -> Stage {
-        if self.transcript.asks_for_capabilities() {
-            return self.set(faults);
-        }
-        let upstreams = self.model.accounts.upstreams().cloned();
+        let upstreams = self.model.accounts.upstreams();
+        let upstreams = upstreams.map(|upstream| Arc::new(upstream.anew()));
         let limits = &self.config.limits;
         let gateway = Gateway {
             accounts: Accounts::new(
@@ -133,6 +133,7 @@ impl<'a> Scenery<'a> {
             clients: Vec::new(),
             activity: self.dialer.play().activity.clone(),
             dialer: self.dialer.clone(),
+            keepers: JoinSet::new(),
         }
     }
 }
@@ -163,6 +164,14 @@ impl Stage {
                     client.logout().await;
                 }
             });
+        }
+    }
+
+    /// As popgate does as long as it runs.
+    pub(crate) fn keep_warm(&mut self) {
+        for upstream in self.gateway.accounts.upstreams() {
+            let draining = self.gateway.draining.clone();
+            self.keepers.spawn(upstream.clone().keep_warm(draining));
         }
     }
 
