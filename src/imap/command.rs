@@ -215,8 +215,10 @@ pub enum SearchedState {
     Unhidden,
     /// That they bear `\Seen`.
     Seen,
+    /// That they bear `\Deleted`.
+    Deleted,
     /// That they bear `\Deleted` or [`HIDDEN_KEYWORD`].
-    Concealed,
+    DeletedOrHidden,
 }
 
 /// How a SEARCH is answered.
@@ -346,10 +348,13 @@ impl Command {
         writer.end()
     }
 
-    /// `SELECT mailbox`
-    pub fn select(mailbox: &MailboxName, literals: Literals) -> Self {
+    /// `SELECT mailbox [(CONDSTORE)]`. Some servers count modifications only once they are asked to.
+    pub fn select(mailbox: &MailboxName, capabilities: Capabilities) -> Self {
         let mut writer = Writer::new(CommandName::Select, "SELECT ");
-        writer.astring(mailbox.as_bytes(), literals);
+        writer.astring(mailbox.as_bytes(), Literals::from(capabilities));
+        if capabilities.has(Capability::CondStore) {
+            writer.text(" (CONDSTORE)");
+        }
         writer.end()
     }
 
@@ -395,7 +400,8 @@ impl Command {
             SearchedState::Present => String::new(),
             SearchedState::Undeleted => " UNDELETED".to_owned(),
             SearchedState::Unhidden => format!(" UNKEYWORD {HIDDEN_KEYWORD}"),
-            SearchedState::Concealed => format!(" OR DELETED KEYWORD {HIDDEN_KEYWORD}"),
+            SearchedState::Deleted => " DELETED".to_owned(),
+            SearchedState::DeletedOrHidden => format!(" OR DELETED KEYWORD {HIDDEN_KEYWORD}"),
             SearchedState::Seen => " SEEN".to_owned(),
         };
         let mut writer = Writer::new(CommandName::Search, "UID SEARCH ");
@@ -679,6 +685,10 @@ mod tests {
         use imap_codec::decode::Decoder;
         let set: UidSet = [1, 2, 9].into_iter().filter_map(Uid::new).collect();
         let uid = Uid::new(7).expect("not 0");
+        let mut capable = Capabilities::default();
+        capable.insert(Capability::LiteralPlus);
+        let mut counting = capable;
+        counting.insert(Capability::CondStore);
         let below = ListingRange {
             last: Some(uid),
             ..ListingRange::ALL
@@ -702,7 +712,8 @@ mod tests {
             Command::namespace(),
             Command::list(ListVariant::Plain),
             Command::create(&mailbox, plus),
-            Command::select(&mailbox, plus),
+            Command::select(&mailbox, capable),
+            Command::select(&mailbox, counting),
             Command::fetch_listing(ListingRange::ALL, ListingIdentity::Uid),
             Command::fetch_listing(below, ListingIdentity::Uid),
             Command::fetch_listing(changed, ListingIdentity::Uid),
@@ -717,7 +728,8 @@ mod tests {
             Command::search(&set, SearchedState::Present, SearchAnswer::Numbers),
             Command::search(&set, SearchedState::Undeleted, SearchAnswer::Numbers),
             Command::search(&set, SearchedState::Unhidden, SearchAnswer::Numbers),
-            Command::search(&set, SearchedState::Concealed, SearchAnswer::Numbers),
+            Command::search(&set, SearchedState::Deleted, SearchAnswer::Numbers),
+            Command::search(&set, SearchedState::DeletedOrHidden, SearchAnswer::Numbers),
             Command::search(&set, SearchedState::Seen, SearchAnswer::Numbers),
             Command::store(&set, FlagChange::Set, StoredFlag::Deleted),
             Command::store(&set, FlagChange::Clear, StoredFlag::Deleted),

@@ -126,6 +126,11 @@ pub enum Untagged {
     Status(Status),
     /// `CAPABILITY …`
     Capability(Capabilities),
+    /// `FLAGS (…)`: whether [`HIDDEN_KEYWORD`] is among those that messages here may bear.
+    Flags {
+        /// It is.
+        hidden: bool,
+    },
     /// `n EXISTS`
     Exists(u32),
     /// `n EXPUNGE`: one message less.
@@ -229,6 +234,7 @@ fn untagged(data: &[u8]) -> Result<Untagged, Garbled> {
         b"ENABLED" => known(map(capabilities, Untagged::Enabled).parse(rest)),
         b"LIST" | b"XLIST" => known(map(listed, Untagged::List).parse(rest)),
         b"NAMESPACE" => known(map(personal_namespace, Untagged::Namespace).parse(rest)),
+        b"FLAGS" => known(preceded(blanks, flags).parse(rest)),
         b"SEARCH" => search(rest)?,
         b"ESEARCH" => extended_search(rest)?,
         _ => Untagged::Other,
@@ -324,6 +330,14 @@ fn permanent_flags(input: &[u8]) -> Parsed<'_, PermanentFlags> {
         flags.hidden |= flag == b"\\*" || flag.eq_ignore_ascii_case(HIDDEN_KEYWORD.as_bytes());
     })?;
     Ok((input, flags))
+}
+
+fn flags(input: &[u8]) -> Parsed<'_, Untagged> {
+    let mut hidden = false;
+    let (input, ()) = parenthesized(input, |flag| {
+        hidden |= flag.eq_ignore_ascii_case(HIDDEN_KEYWORD.as_bytes());
+    })?;
+    Ok((input, Untagged::Flags { hidden }))
 }
 
 /// `mailbox-list = "(" [mbx-list-flags] ")" SP (DQUOTE QUOTED-CHAR DQUOTE / nil) SP mailbox`
@@ -615,7 +629,6 @@ mod tests {
     fn what_we_do_not_know_is_skipped() {
         for line in [
             "* 3 RECENT",
-            "* FLAGS (\\Answered)",
             "* STATUS INBOX (MESSAGES 2 MAILBOXID (F1))",
             "* VANISHED (EARLIER) 1:5",
             "* ID (\"name\" \"x\")",
@@ -629,6 +642,12 @@ mod tests {
             untagged_of("*  4294967295 EXISTS"),
             Untagged::Exists(u32::MAX)
         );
+        for (line, hidden) in [
+            ("* FLAGS (\\Answered)", false),
+            ("* FLAGS (\\Answered $pop3deleted)", true),
+        ] {
+            assert_eq!(untagged_of(line), Untagged::Flags { hidden });
+        }
         assert!(Response::parse(b"* 1 FETCH (UID").is_err());
         assert_eq!(parse("+"), Response::Continuation(Vec::new()));
         assert_eq!(

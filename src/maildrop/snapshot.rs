@@ -31,6 +31,9 @@ pub struct Snapshot {
     pub listing: Arc<Listing>,
     /// Those whose flags conceal them from POP3: `\Deleted`, or the keyword of `keep`.
     pub concealed: UidSet,
+    /// Whether any may bear that keyword. To search for one that a mailbox does not have makes some
+    /// servers create it.
+    pub may_hide: bool,
 }
 
 /// What SELECT says of a mailbox now.
@@ -42,6 +45,8 @@ pub struct Now {
     pub uid_next: Option<Uid>,
     /// HIGHESTMODSEQ
     pub mod_seq: Option<ModSeq>,
+    /// Whether the keyword of `keep` is among FLAGS.
+    pub may_hide: bool,
 }
 
 /// Something to be asked of the upstream.
@@ -49,8 +54,10 @@ pub struct Now {
 pub enum Question {
     /// Sizes and flags of messages.
     List(ListingRange),
-    /// Which messages between these UIDs are concealed.
-    Concealed(Uid, Uid),
+    /// Which messages between these UIDs bear `\Deleted`.
+    Deleted(Uid, Uid),
+    /// Which messages between these UIDs bear `\Deleted` or the keyword of `keep`.
+    DeletedOrHidden(Uid, Uid),
     /// Which messages between these UIDs are there at all.
     Present(Uid, Uid),
 }
@@ -96,15 +103,20 @@ impl Snapshot {
                 ..ListingRange::ALL
             })],
             _ => {
-                let mut questions = concealed(&self.listing);
-                questions.push(newer(&self.listing));
-                questions
+                let concealed = match self.may_hide || !self.concealed.is_empty() {
+                    true => Question::DeletedOrHidden,
+                    false => Question::Deleted,
+                };
+                let parts = parts(&self.listing).into_iter();
+                let concealed = parts.map(|(first, last)| concealed(first, last));
+                concealed.chain([newer(&self.listing)]).collect()
             }
         }
     }
 
     /// Those of them that are still open after SELECT.
-    pub fn open_questions(&self, now: Now, has_mod_seqs: bool) -> Vec<Question> {
+    pub fn open_questions(&mut self, now: Now, has_mod_seqs: bool) -> Vec<Question> {
+        self.may_hide |= now.may_hide;
         let nothing_came = self.uid_next.is_some() && self.uid_next == now.uid_next;
         let nothing_changed = has_mod_seqs && self.mod_seq.is_some() && self.mod_seq == now.mod_seq;
         let all_are_there = self.listing.len() == now.exists as usize;
@@ -113,7 +125,7 @@ impl Snapshot {
                 !(nothing_came && nothing_changed && all_are_there)
             }
             Question::List(_) => !nothing_came,
-            Question::Concealed(..) | Question::Present(..) => true,
+            Question::Deleted(..) | Question::DeletedOrHidden(..) | Question::Present(..) => true,
         };
         match now.exists {
             // What `1:*` means in an empty mailbox is up to the server.
@@ -153,13 +165,6 @@ pub fn reconciliation(listing: &Listing) -> Vec<Question> {
 /// The first and the last UID of the ranges about which one SEARCH each may ask.
 pub fn parts(listing: &Listing) -> Vec<(Uid, Uid)> {
     listing.parts(ANSWER_OCTETS_MAX)
-}
-
-fn concealed(listing: &Listing) -> Vec<Question> {
-    let parts = parts(listing).into_iter();
-    parts
-        .map(|(first, last)| Question::Concealed(first, last))
-        .collect()
 }
 
 /// What came after the last message that is known. Where there is none, `n:*` names the last.

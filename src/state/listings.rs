@@ -131,6 +131,7 @@ mod tests {
             mod_seq: None,
             listing,
             concealed,
+            may_hide: false,
         }
     }
 

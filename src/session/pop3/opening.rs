@@ -3,9 +3,7 @@
 use crate::config::MaildropSettings;
 use crate::failure::{Failure, FailureKind};
 use crate::imap::capability::{Capabilities, Capability};
-use crate::imap::command::{
-    Command, ListingIdentity, Literals, MailboxName, SearchAnswer, SearchedState,
-};
+use crate::imap::command::{Command, ListingIdentity, MailboxName, SearchAnswer, SearchedState};
 use crate::imap::fetch::Fetch;
 use crate::imap::ids::UidSet;
 use crate::maildrop::snapshot::{self, Now, Question, Snapshot};
@@ -36,7 +34,7 @@ pub(super) fn commands(
         None => snapshot::everything(),
     };
     let mailbox = MailboxName::spelt_at(capabilities, &settings.folder, utf8);
-    let mut commands = vec![Command::select(&mailbox, Literals::from(capabilities))];
+    let mut commands = vec![Command::select(&mailbox, capabilities)];
     let questions = questions.into_iter();
     commands.extend(questions.map(|question| command(question, identity, capabilities)));
     commands
@@ -60,6 +58,7 @@ pub(super) async fn open(
         exists: selected.exists,
         uid_next: selected.uid_next,
         mod_seq: selected.mod_seq,
+        may_hide: selected.may_hide,
     };
     let (builder, cache) = match known {
         None => (everything(imap, identity).await?, ListingCache::Miss),
@@ -80,6 +79,7 @@ pub(super) async fn open(
         mod_seq: selected.mod_seq,
         listing,
         concealed,
+        may_hide: selected.may_hide,
     };
     Ok(Opened {
         selected,
@@ -118,7 +118,7 @@ async fn everything(
 
 async fn bring_up_to_date(
     imap: &mut ImapClient,
-    known: Snapshot,
+    mut known: Snapshot,
     now: Now,
 ) -> Result<(ListingBuilder, ListingCache), Failure> {
     let questions = known.open_questions(now, imap.has(Capability::CondStore));
@@ -163,8 +163,13 @@ async fn ask(
                 imap.list_messages(range, identity, |fetch| add(fetch, builder))
                     .await?;
             }
-            Question::Concealed(first, last) => {
-                let state = SearchedState::Concealed;
+            Question::Deleted(first, last) => {
+                let state = SearchedState::Deleted;
+                let concealed = imap.search_between(first, last, state).await?;
+                builder.conceal(first, last, &concealed);
+            }
+            Question::DeletedOrHidden(first, last) => {
+                let state = SearchedState::DeletedOrHidden;
                 let concealed = imap.search_between(first, last, state).await?;
                 builder.conceal(first, last, &concealed);
             }
@@ -185,7 +190,10 @@ fn command(question: Question, identity: ListingIdentity, capabilities: Capabili
     };
     match question {
         Question::List(range) => Command::fetch_listing(range, identity),
-        Question::Concealed(first, last) => search(first, last, SearchedState::Concealed),
+        Question::Deleted(first, last) => search(first, last, SearchedState::Deleted),
+        Question::DeletedOrHidden(first, last) => {
+            search(first, last, SearchedState::DeletedOrHidden)
+        }
         Question::Present(first, last) => search(first, last, SearchedState::Present),
     }
 }

@@ -25,6 +25,8 @@ pub struct Selected {
     pub uid_next: Option<Uid>,
     /// The last modification of the mailbox, if the upstream counts them.
     pub mod_seq: Option<ModSeq>,
+    /// Whether a message may bear the keyword that hides it, as far as the upstream says.
+    pub may_hide: bool,
     /// Whether nothing can be changed.
     pub read_only: bool,
     /// Which flags can be changed for good.
@@ -38,7 +40,7 @@ impl ImapClient {
     /// `Misconfigured` when there is no such mailbox, `MaildropInUse` when it is locked.
     pub async fn select(&mut self, mailbox: &MailboxName) -> Result<Selected, Failure> {
         let mut validity = None;
-        let (mut uid_next, mut mod_seq) = (None, None);
+        let (mut uid_next, mut mod_seq, mut may_hide) = (None, None, false);
         // RFC 3501 §6.3.1: without PERMANENTFLAGS all flags can be changed; of keywords we do not
         // believe it.
         let mut permanent_flags = PermanentFlags {
@@ -48,18 +50,18 @@ impl ImapClient {
         };
         self.validity = None;
         self.exists = 0;
-        let command = Command::select(mailbox, self.literals());
+        let command = Command::select(mailbox, self.capabilities.unwrap_or_default());
         let status = self
-            .run(command, |untagged| {
-                if let Untagged::Status(status) = untagged {
-                    match status.code {
-                        Some(Code::UidValidity(said)) => validity = Some(said),
-                        Some(Code::UidNext(said)) => uid_next = Some(said),
-                        Some(Code::HighestModSeq(said)) => mod_seq = Some(said),
-                        Some(Code::PermanentFlags(said)) => permanent_flags = said,
-                        _ => {}
-                    }
-                }
+            .run(command, |untagged| match untagged {
+                Untagged::Flags { hidden } => may_hide = hidden,
+                Untagged::Status(status) => match status.code {
+                    Some(Code::UidValidity(said)) => validity = Some(said),
+                    Some(Code::UidNext(said)) => uid_next = Some(said),
+                    Some(Code::HighestModSeq(said)) => mod_seq = Some(said),
+                    Some(Code::PermanentFlags(said)) => permanent_flags = said,
+                    _ => {}
+                },
+                _ => {}
             })
             .await?;
         let read_only = status.code == Some(Code::ReadOnly);
@@ -92,6 +94,7 @@ impl ImapClient {
             exists: self.exists,
             uid_next,
             mod_seq,
+            may_hide,
             read_only,
             permanent_flags,
         })
