@@ -59,8 +59,10 @@ def main():
             continue
         one = each(bench)
         rounds = _measure(one, arguments.rounds or scale.rounds, 0 if arguments.skip_slow else 1)
-        lines += [table.rows(line, rounds) for line in one.lines()]
+        lines += [table.cells(line, rounds) for line in one.lines()]
     print(table.text(lines))
+    if arguments.small:
+        print("\nEvery octet was right. With so little work the figures mean nothing.")
 
 
 if __name__ == "__main__":

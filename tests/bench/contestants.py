@@ -11,7 +11,7 @@ import daemons
 import servers
 
 # How the table calls them.
-LIMIT, POPGATE, IMAPC, POP3, NGINX, RELAY = "IMAP client", "popgate", "Dovecot imapc", "Dovecot POP3", "nginx", "relay"
+LIMIT, POPGATE, IMAPC, POP3, NGINX, RELAY = "IMAP", "popgate", "imapc", "own POP3", "nginx", "relay"
 
 # Where `run` has cargo build the tool, and whom it measures.
 TOOL = os.environ["POPGATE_BENCH_TOOL"]

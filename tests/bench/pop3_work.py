@@ -23,7 +23,7 @@ class RetrieveOneByOne(Work):
     slow = (IMAPC, POP3)
 
     def lines(self):
-        title = f"{self.scale.some:,} messages of 7 kB, RETR one by one, {self.scale.round_trip_ms} ms, 100 Mbit/s"
+        title = f"RETR one by one, {self.scale.some:,} of 7 kB, {self.scale.round_trip_ms} ms, 100 Mbit/s"
         return [Line(title, "seconds", "s", Target(most_of_limit=1.15))]
 
     def contestants(self):
@@ -79,11 +79,11 @@ class LaterLogin(Work):
     name = "later-login"
 
     def lines(self):
-        title = f"later login, nothing new, {self.scale.many:,} messages, {self.scale.round_trip_ms} ms"
+        title = f"later login, {self.scale.many:,} messages, nothing new, {self.scale.round_trip_ms} ms"
         return [
             Line(title, "seconds", "s", Target(most=0.06)),
             Line("– in round trips", "round_trips", "RTT"),
-            Line("– octets to and from the upstream", "octets", "kB", Target(most=1000)),
+            Line("– to and from the upstream", "octets", "kB", Target(most=1000)),
         ]
 
     def contestants(self):
@@ -112,7 +112,7 @@ class Large(Work):
     name = "large"
 
     def lines(self):
-        title = f"a message of {self.scale.large_octets >> 20} MiB, {self.scale.round_trip_ms} ms, 1 Gbit/s, first octet"
+        title = f"{self.scale.large_octets >> 20} MiB, {self.scale.round_trip_ms} ms, 1 Gbit/s: first octet"
         return [
             Line(title, "first_octet_seconds", "s", Target(most_of_limit=1.05)),
             Line("– last octet", "seconds", "s", Target(most_of_limit=1.03)),
@@ -139,7 +139,7 @@ class Copy(Work):
     name = "copy"
 
     def lines(self):
-        title = f"a message of {self.scale.large_octets >> 20} MiB, 0 ms, no TLS, CPU of the proxy"
+        title = f"{self.scale.large_octets >> 20} MiB, 0 ms, no TLS: CPU of the proxy"
         return [Line(title, "cpu_seconds", "s", Target(most_of_limit=1), RELAY)]
 
     def contestants(self):
@@ -183,7 +183,7 @@ class _Idle(Work):
 
 class Idle(_Idle):
     name = "idle"
-    title = f"an idle logged-in session ({_FEW} messages), PSS of the proxy, clear"
+    title = f"idle session, {_FEW} messages, clear: PSS of the proxy"
     target = Target(most=5 << 10)
     tls = None
     slow = (IMAPC,)
@@ -210,7 +210,7 @@ class LoginCost(Work):
     name = "login-cpu"
 
     def lines(self):
-        return [Line("login, STAT, QUIT, no TLS, CPU of the proxy", "cpu_seconds", "s", Target(most_of_limit=1), NGINX)]
+        return [Line("login, STAT, QUIT, no TLS: CPU of the proxy", "cpu_seconds", "s", Target(most_of_limit=1), NGINX)]
 
     def contestants(self):
         self._mailbox = self.bench.mailbox("few", _FEW, _FEW_OCTETS)
@@ -235,7 +235,7 @@ class Workers(Work):
         return [
             Line(title, "sessions_per_second", "/s", Target(least=1500), POP3),
             # What the upstream has to do for each session of popgate is IMAP.
-            Line("– of what the upstream's own IMAP can", "sessions_per_second", "/s", None, LIMIT),
+            Line("– beside the upstream's own IMAP", "sessions_per_second", "/s", None, LIMIT),
         ]
 
     def contestants(self):

@@ -83,7 +83,7 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What popgate's figure should be at the most, or at the least."""
+    """What popgate's figure should be; one of these."""
 
     most: float | None = None
     least: float | None = None
