@@ -133,7 +133,8 @@ def relay(pop3_port):
 def popgate(binary, imap_port, link=None):
     """popgate as anybody runs it, but for the number of connections."""
     port = daemons.free_port()
-    daemon = _popgate(binary, port, f'listen = ["{daemons.HOST}:{port}"]', f'imap = "imap://{daemons.HOST}:{imap_port}"')
+    listeners, upstream = f'listen = ["{daemons.HOST}:{port}"]', f'imap = "imap://{daemons.HOST}:{imap_port}"'
+    daemon = _popgate(binary, port, listeners, upstream)
     return Contestant(POPGATE, "pop3", port, daemon, link)
 
 

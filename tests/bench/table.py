@@ -25,7 +25,10 @@ _STEPS = {
 
 def cells(line, rounds):
     """The cells of a line; `rounds` are the figures of its work, by contestant, one for each round."""
-    figures = {name: [figure[line.figure] for figure in those if line.figure in figure] for name, those in rounds.items()}
+    figures = {
+        contestant: [figure[line.figure] for figure in those if line.figure in figure]
+        for contestant, those in rounds.items()
+    }
     limits, ours = figures.get(line.limit, []), figures[POPGATE]
     # CPU time comes in ticks, of which a small run may need none.
     ratios = [own / limit for own, limit in zip(ours, limits) if limit > 0]

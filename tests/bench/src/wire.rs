@@ -12,7 +12,7 @@ pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>
 
 const BUFFER_OCTETS: usize = 256 << 10;
 /// Whoever is silent for so long will stay it.
-const SILENCE_MAX: Duration = Duration::from_secs(120);
+const SILENCE_MAX: Duration = Duration::from_secs(300);
 
 /// A connection and what was read from it but not yet used.
 pub(crate) struct Wire {
