@@ -31,6 +31,9 @@ def _measure(one, rounds, slow_rounds):
     contestants = one.contestants()
     try:
         for number in range(1, rounds + 1):
+            if number > 1 and one.afresh:
+                _stop(contestants)
+                contestants = one.contestants()
             for contestant in contestants:
                 if number > slow_rounds and contestant.name in one.slow:
                     continue
@@ -41,9 +44,13 @@ def _measure(one, rounds, slow_rounds):
                 took = time.monotonic() - started
                 print(f"{one.name} {number}/{rounds} {contestant.name}: {shown} ({took:.1f} s)", file=sys.stderr)
     finally:
-        for contestant in contestants:
-            contestant.stop()
+        _stop(contestants)
     return figures
+
+
+def _stop(contestants):
+    for contestant in contestants:
+        contestant.stop()
 
 
 def main():

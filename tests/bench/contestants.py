@@ -1,5 +1,6 @@
 """Those who are measured, each with the upstream at a port of loopback, which may be a link's."""
 
+import functools
 import itertools
 import json
 import os
@@ -27,6 +28,8 @@ _DOVECOT_COMMON = f"""
     mail_max_userip_connections = 0
     default_process_limit = 8192
     default_client_limit = 16384
+    # imapc holds a message whole, and more than once.
+    default_vsz_limit = 0
     service anvil {{
       unix_listener anvil-auth-penalty {{
         mode = 0
@@ -185,13 +188,14 @@ def _popgate(binary, port, listeners, upstream):
 
 
 def imapc(imap_port, link=None):
-    """Dovecot's POP3 server on the upstream's mailbox, set up as its documentation has a proxy of this kind."""
+    """Dovecot's POP3 server on the upstream's mailboxes, set up as its documentation has a proxy of this kind.
+
+    What one has learned of a mailbox, all others know.
+    """
     name = f"imapc-{next(_NUMBERS)}"
     port = daemons.free_port()
     folder = os.path.join(daemons.FOLDER, name)
-    homes = os.path.join(folder, "homes")
-    os.makedirs(homes)
-    shutil.chown(homes, servers.MAIL_OWNER, servers.MAIL_OWNER)
+    os.mkdir(folder)
     config_path = os.path.join(folder, "dovecot.conf")
     with open(config_path, "w", encoding="utf-8") as config:
         config.write(f"""
@@ -216,7 +220,7 @@ def imapc(imap_port, link=None):
             }}
             mail_uid = {servers.MAIL_OWNER}
             mail_gid = {servers.MAIL_OWNER}
-            mail_home = {homes}/%u
+            mail_home = {_homes_of_imapc()}/%u
             mail_location = imapc:~/imapc
             imapc_host = {daemons.HOST}
             imapc_port = {imap_port}
@@ -226,6 +230,14 @@ def imapc(imap_port, link=None):
     daemon = daemons.Daemon(name, ["dovecot", "-F", "-c", config_path])
     daemon.wait_until(lambda: daemons.greets(port, b"+OK"), "no greeting")
     return Contestant(IMAPC, "pop3", port, daemon, link)
+
+
+@functools.cache
+def _homes_of_imapc():
+    folder = os.path.join(daemons.FOLDER, "homes-of-imapc")
+    os.mkdir(folder)
+    shutil.chown(folder, servers.MAIL_OWNER, servers.MAIL_OWNER)
+    return folder
 
 
 def nginx(pop3_port):

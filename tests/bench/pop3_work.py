@@ -28,6 +28,7 @@ class RetrieveOneByOne(Work):
 
     def contestants(self):
         self._mailbox = self.bench.mailbox("some", self.scale.some, 7000)
+        self.teach_imapc(self._mailbox, "reader")
         return self.at_distance(Shape(self.scale.round_trip_ms, 100))
 
     def measure(self, contestant, number):
@@ -88,6 +89,7 @@ class LaterLogin(Work):
 
     def contestants(self):
         self._mailbox = self.bench.mailbox("many", self.scale.many, 500, distinct=500)
+        self.teach_imapc(self._mailbox, "regular")
         known_to = self.at_distance(Shape(self.scale.round_trip_ms))
         for contestant in known_to:
             run("list", contestant, self._mailbox, "regular")
@@ -156,6 +158,9 @@ class Copy(Work):
 class _Idle(Work):
     """Sessions that have logged in and say nothing, as those of clients which wait for their user."""
 
+    # What sessions of the round before have given back would be taken again, and not be seen to grow.
+    afresh = True
+
     def lines(self):
         return [Line(self.title, "octets", "KiB", self.target, limit=NGINX)]
 
@@ -170,7 +175,6 @@ class _Idle(Work):
         finally:
             for session in sessions:
                 session.drop()
-        time.sleep(_SETTLE_SECONDS)
         return {"octets": grown / self.scale.idle_sessions}
 
     def _log_in(self, contestant, sessions, count):

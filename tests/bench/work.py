@@ -144,6 +144,8 @@ class Work:
     name = ""
     # Those who take so long that one round has to do.
     slow = ()
+    # Whether each round starts all contestants again.
+    afresh = False
 
     def __init__(self, bench):
         self.bench, self.scale = bench, bench.scale
@@ -168,6 +170,12 @@ class Work:
             bench.imapc(contestants.Link(upstream.imap_port, shape)),
             bench.own_pop3(contestants.Link(upstream.pop3_port, shape)),
         ]
+
+    def teach_imapc(self, mailbox, who):
+        """Has imapc see a mailbox before, which at a distance costs it a round trip a message."""
+        imapc = self.bench.imapc()
+        run("list", imapc, mailbox, who)
+        imapc.stop()
 
     def here(self):
         """The same without a link."""
