@@ -5,7 +5,8 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::thread;
 
-/// What one read asks for; the best of the powers of two from 8 KiB to 1 MiB.
+/// What one read asks for: about as much as who serves thousands of connections has for each. With four
+/// times that it takes a quarter less CPU.
 const BUFFER_OCTETS: usize = 64 << 10;
 
 /// Copies between every connection to the listener and the upstream at a port.
