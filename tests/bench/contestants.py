@@ -26,7 +26,6 @@ _DOVECOT_COMMON = f"""
     first_valid_uid = 1
     first_valid_gid = 1
     mail_max_userip_connections = 0
-    default_process_limit = 8192
     default_client_limit = 16384
     # imapc holds a message whole, and more than once.
     default_vsz_limit = 0

@@ -139,7 +139,7 @@ class Bench:
 
 
 class Work:
-    """Something that contestants do in turns. Made when its turn comes, and stopped then."""
+    """Something that contestants do in turns."""
 
     name = ""
     # Those who take so long that one round has to do.

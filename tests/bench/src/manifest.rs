@@ -82,3 +82,37 @@ impl Received {
         self.sha256.update(piece);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn received(pieces: &[&[u8]]) -> Received {
+        let mut received = Received::default();
+        for piece in pieces {
+            received.push(piece);
+        }
+        received
+    }
+
+    #[test]
+    fn one_wrong_octet_is_seen() {
+        let message = Message {
+            octets: 3,
+            // Of "abc", as FIPS 180-2 has it.
+            sha256: "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad".to_owned(),
+        };
+        let manifest = Manifest {
+            messages: vec![message],
+        };
+        assert!(manifest.check(0, received(&[b"a", b"", b"bc"])).is_ok());
+        for wrong in [&b"abC"[..], b"ab", b"abcd", b""] {
+            assert!(manifest.check(0, received(&[wrong])).is_err());
+        }
+        assert!(manifest.check(1, received(&[b"abc"])).is_err());
+        assert!(manifest.check_sizes(&[3]).is_ok());
+        for wrong in [&[][..], &[2], &[3, 3]] {
+            assert!(manifest.check_sizes(wrong).is_err());
+        }
+    }
+}
