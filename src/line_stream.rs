@@ -286,6 +286,31 @@ impl LineStream {
         }
     }
 
+    /// Sends all output and then these octets, without a copy of them. Not cancel safe: what is cancelled
+    /// here must not go on.
+    ///
+    /// # Errors
+    /// As [`Self::flush`].
+    pub async fn send(&mut self, octets: &[u8]) -> Result<(), LineError> {
+        self.flush().await?;
+        let mut left = octets;
+        while !left.is_empty() {
+            match timeout(self.stall_limit, self.stream.write(left)).await {
+                Err(_) => return Err(LineError::Stalled),
+                Ok(Ok(0)) => return Err(LineError::Closed),
+                Ok(Ok(sent)) => {
+                    self.octets_written += sent as u64;
+                    left = &left[sent..];
+                }
+                Ok(Err(error)) => return Err(error.into()),
+            }
+        }
+        match timeout(self.stall_limit, self.stream.flush()).await {
+            Err(_) => Err(LineError::Stalled),
+            Ok(result) => Ok(result?),
+        }
+    }
+
     /// Sends all output and ends the connection in an orderly way; failures no longer matter.
     pub async fn close(&mut self) {
         if self.flush().await.is_ok() {

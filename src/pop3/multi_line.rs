@@ -31,6 +31,30 @@ impl DotStuffer {
         }
     }
 
+    /// Takes a chunk that goes onto the wire as it is; `false`: it does not, and must be pushed. Mail is
+    /// nearly always such, and need not be copied then.
+    pub fn pass(&mut self, chunk: &[u8]) -> bool {
+        let (Some(first), Some(last)) = (chunk.first(), chunk.last()) else {
+            return true;
+        };
+        let begins_sound = !(self.at_line_start && *first == b'.')
+            && (*first != b'\n' || self.after_cr)
+            && (self.nul == Nul::Kept || memchr::memchr(0, chunk).is_none());
+        let is_sound = |newline: usize| {
+            newline
+                .checked_sub(1)
+                .is_none_or(|before| chunk[before] == b'\r')
+                && chunk.get(newline + 1) != Some(&b'.')
+        };
+        let passes = begins_sound && memchr::memchr_iter(b'\n', chunk).all(is_sound);
+        if passes {
+            self.at_line_start = *last == b'\n';
+            self.after_cr = *last == b'\r';
+            self.octets += chunk.len() as u64;
+        }
+        passes
+    }
+
     /// Appends a chunk of the message to `out`.
     pub fn push(&mut self, chunk: &[u8], out: &mut Vec<u8>) {
         let (Some(first), Some(last)) = (chunk.first(), chunk.last()) else {
@@ -99,7 +123,8 @@ pub struct TopLines {
     place: Place,
     /// What the current line holds so far.
     line: Line,
-    lines_left: u64,
+    /// `None`: all that there are.
+    lines_left: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,7 +147,15 @@ impl TopLines {
         Self {
             place: Place::Header,
             line: Line::Empty,
-            lines_left: lines,
+            lines_left: Some(lines),
+        }
+    }
+
+    /// For a message with all its lines.
+    pub fn all() -> Self {
+        Self {
+            lines_left: None,
+            ..Self::new(0)
         }
     }
 
@@ -130,6 +163,9 @@ impl TopLines {
     pub fn take(&mut self, chunk: &[u8]) -> usize {
         let mut start = 0;
         while start < chunk.len() && self.place != Place::End {
+            if self.place == Place::Body && self.lines_left.is_none() {
+                return chunk.len();
+            }
             let Some(length) = memchr::memchr(b'\n', &chunk[start..]) else {
                 self.extend_line(&chunk[start..]);
                 return chunk.len();
@@ -164,10 +200,10 @@ impl TopLines {
         self.line = Line::Empty;
         match self.place {
             Place::Header if blank => self.place = Place::Body,
-            Place::Body => self.lines_left = self.lines_left.saturating_sub(1),
+            Place::Body => self.lines_left = self.lines_left.map(|left| left.saturating_sub(1)),
             Place::Header | Place::End => {}
         }
-        if self.place == Place::Body && self.lines_left == 0 {
+        if self.place == Place::Body && self.lines_left == Some(0) {
             self.place = Place::End;
         }
     }
@@ -248,6 +284,9 @@ mod tests {
         for (lines, taken) in [(0, 12), (1, 15), (2, 17), (3, 18), (u64::MAX, 18)] {
             assert_eq!(top(message, lines, 0), &message[..taken], "{lines}");
         }
+        let mut all = TopLines::all();
+        assert_eq!(all.take(message), message.len());
+        assert!(all.has_header_end() && !all.is_complete());
         assert_eq!(top(b"A: b\n\n1\n2\n", 1, 0), b"A: b\n\n1\n");
         assert_eq!(top(b"\r\nbody\r\n", 0, 0), b"\r\n");
         assert_eq!(top(b"A: no blank line\r\n", 0, 0), b"A: no blank line\r\n");
@@ -260,6 +299,27 @@ mod tests {
             let (a, b) = (a.min(b).min(message.len()), a.max(b).min(message.len()));
             let chunks = [&message[..a], &message[a..b], &message[b..]];
             prop_assert_eq!(stuffed(&chunks), naive(message));
+        }
+
+        #[test]
+        fn what_passes_is_what_would_be_pushed(message in "[.\r\na\0]{0,40}", cut in 0usize..40, replaced: bool) {
+            let nul = if replaced { Nul::Replaced } else { Nul::Kept };
+            let (first, second) = message.as_bytes().split_at(cut.min(message.len()));
+            let (mut pushing, mut passing) = (DotStuffer::new(nul), DotStuffer::new(nul));
+            let (mut pushed, mut passed) = (Vec::new(), Vec::new());
+            for chunk in [first, second] {
+                let before = pushed.len();
+                pushing.push(chunk, &mut pushed);
+                let passes = passing.pass(chunk);
+                prop_assert_eq!(passes, pushed[before..] == *chunk);
+                match passes {
+                    true => passed.extend_from_slice(chunk),
+                    false => passing.push(chunk, &mut passed),
+                }
+            }
+            pushing.end_line(&mut pushed);
+            passing.end_line(&mut passed);
+            prop_assert_eq!((pushed, pushing.octets()), (passed, passing.octets()));
         }
 
         #[test]

@@ -195,16 +195,19 @@ impl ImapClient {
         MailboxName::spelt_at(self.capabilities.unwrap_or_default(), name, self.utf8)
     }
 
-    /// NOOP when the upstream has been silent for long, so that neither it nor a firewall forgets us.
+    /// Whether the upstream has not been asked anything for so long that it, or a firewall, may forget
+    /// us.
+    pub fn has_been_silent(&self) -> bool {
+        self.last_answer.elapsed() >= KEEP_ALIVE
+    }
+
+    /// NOOP, for an upstream that has been silent.
     ///
     /// # Errors
     /// When it was lost.
     pub async fn keep_alive(&mut self) -> Result<(), Failure> {
-        if self.last_answer.elapsed() >= KEEP_ALIVE {
-            let status = self.run(Command::noop(), |_| {}).await?;
-            self.expect_ok(CommandName::Noop, status)?;
-        }
-        Ok(())
+        let status = self.run(Command::noop(), |_| {}).await?;
+        self.expect_ok(CommandName::Noop, status)
     }
 
     /// LOGOUT, without waiting for its answer; nothing depends on it.

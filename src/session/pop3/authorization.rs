@@ -40,7 +40,7 @@ pub(super) async fn run(
     gateway: &Gateway,
     offer: Offer,
     record: &mut Record,
-) -> Result<Option<LoggedIn>, SessionEnd> {
+) -> Result<Option<Box<LoggedIn>>, SessionEnd> {
     // No `<…@…>` in it, since clients would take that for an offer of APOP.
     reply::ok(client.lines.output(), "popgate ready");
     let login_ends = record.started + gateway.timeouts.login;

@@ -26,7 +26,7 @@ pub(super) async fn run(
     login_ends: Instant,
     gateway: &Gateway,
     record: &mut Record,
-) -> Result<LoggedIn, Failure> {
+) -> Result<Box<LoggedIn>, Failure> {
     let upstream = gateway.accounts.upstream(credential.login())?;
     let name = upstream.settings().name.clone();
     record.upstream = Some(name.clone());
@@ -82,7 +82,7 @@ pub(super) async fn run(
         messages = maildrop.numbers(),
         "logged in"
     );
-    Ok(LoggedIn {
+    Ok(Box::new(LoggedIn {
         imap,
         selected,
         maildrop,
@@ -94,7 +94,7 @@ pub(super) async fn run(
         settings,
         _permits: permits,
         _open: open,
-    })
+    }))
 }
 
 /// Everything that is known to follow the login goes out with it.

@@ -18,6 +18,10 @@ use crate::upstream::LiteralReader;
 /// Octets of the first partial fetch of a TOP, its lines apart: most headers fit.
 const TOP_HEADER_OCTETS: u64 = 8 * 1024;
 
+/// Octets of a chunk that is sent by itself when it needs no change. To copy a smaller one behind what
+/// waits already is cheaper than a packet of its own.
+const UNCOPIED_OCTETS_MIN: usize = 16 * 1024;
+
 /// Octets that a TOP expects of a body line.
 const TOP_LINE_OCTETS: u64 = 80;
 
@@ -47,7 +51,7 @@ pub(super) async fn retr(
     else {
         return Ok(());
     };
-    let mut lines = Lines::new(gateway, TopLines::new(u64::MAX));
+    let mut lines = Lines::new(gateway, TopLines::all());
     beginning.say(client, record);
     relay(body, client, &mut lines).await?;
     lines.end(client);
@@ -211,7 +215,7 @@ async fn relay(
     lines: &mut Lines,
 ) -> Result<(), SessionEnd> {
     while let Some(chunk) = body.chunk().await? {
-        lines.push(chunk, client.lines.output());
+        lines.send(chunk, client).await?;
         if client.lines.output().len() >= OUTPUT_OCTETS_MAX || !body.has_input() {
             client.lines.flush().await?;
         }
@@ -244,9 +248,14 @@ impl Lines {
         }
     }
 
-    fn push(&mut self, chunk: &[u8], out: &mut Vec<u8>) {
+    async fn send(&mut self, chunk: &[u8], client: &mut Client) -> Result<(), SessionEnd> {
         let octets = self.end_of_top.take(chunk);
-        self.stuffer.push(&chunk[..octets], out);
+        let chunk = &chunk[..octets];
+        if octets >= UNCOPIED_OCTETS_MIN && self.stuffer.pass(chunk) {
+            return Ok(client.lines.send(chunk).await?);
+        }
+        self.stuffer.push(chunk, client.lines.output());
+        Ok(())
     }
 
     fn end(&mut self, client: &mut Client) {
