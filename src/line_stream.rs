@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use zeroize::Zeroize;
 
 /// Octets asked for by one read while a stream rests: a command, since a session that waits keeps them.
-const READ_OCTETS_RESTING: usize = 512;
+const READ_OCTETS_RESTING: usize = 128;
 
 /// Octets asked for by the first read: a greeting, or the replies to what opens a mailbox.
 const READ_OCTETS_FIRST: usize = 4 * 1024;

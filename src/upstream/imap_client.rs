@@ -46,6 +46,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5 * 60);
 /// Time for the last words to an upstream.
 const LOGOUT_PATIENCE: Duration = Duration::from_secs(5);
 
+/// After fewer octets a connection knows too little of the way to tell others.
+const PACE_OCTETS_MIN: u64 = 1024 * 1024;
+
 /// Octets of the upstream's text that go into a log line.
 const QUOTED_OCTETS_MAX: usize = 200;
 
@@ -124,6 +127,7 @@ impl ImapClient {
         upstream: Arc<Upstream>,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let octets_on_the_way = upstream.seen().octets_on_the_way;
         Self {
             stream,
             upstream,
@@ -135,7 +139,7 @@ impl ImapClient {
             ahead: VecDeque::new(),
             unfinished: Vec::new(),
             next_body: None,
-            pace: Pace::default(),
+            pace: Pace::inherited(octets_on_the_way),
             untried: false,
             last_answer: Instant::now(),
             validity: None,
@@ -212,6 +216,10 @@ impl ImapClient {
 
     /// LOGOUT, without waiting for its answer; nothing depends on it.
     pub async fn logout(mut self) {
+        if self.stream.octets_read() > PACE_OCTETS_MIN {
+            let octets = self.pace.measured();
+            self.upstream.note(|seen| seen.octets_on_the_way = octets);
+        }
         self.stream.limit_stalls(LOGOUT_PATIENCE);
         self.send(&Command::logout());
         self.stream.close().await;

@@ -44,6 +44,8 @@ pub struct Seen {
     pub after_login: Option<Capabilities>,
     /// Whether it told them with its OK to the login, without being asked.
     pub volunteers_capabilities: bool,
+    /// How many octets the way from it holds, as the last connection with much traffic found.
+    pub octets_on_the_way: u64,
     /// Whether it has answered commands in another order than that in which they were sent.
     pub answers_out_of_order: bool,
 }

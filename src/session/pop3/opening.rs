@@ -127,10 +127,16 @@ async fn bring_up_to_date(
         true => ListingCache::Hit,
         false => ListingCache::Updated,
     };
+    let asked_who_came = (questions.iter()).any(|question| matches!(question, Question::List(_)));
     let mut builder = ListingBuilder::from_earlier(known.listing, known.concealed);
     ask(imap, questions, identity, &mut builder).await?;
+    // Who came since SELECT and was not asked for must not make up for who left before it.
+    let mut exists = match asked_who_came {
+        true => imap.exists(),
+        false => now.exists,
+    };
     for _ in 0..RECONCILIATIONS_MAX {
-        if builder.len() == imap.exists() as usize {
+        if builder.len() == exists as usize {
             return Ok((builder, cache));
         }
         if imap.exists() == 0 {
@@ -138,8 +144,9 @@ async fn bring_up_to_date(
         }
         let questions = snapshot::reconciliation(builder.listing());
         ask(imap, questions, identity, &mut builder).await?;
+        exists = imap.exists();
     }
-    match builder.len() == imap.exists() as usize {
+    match builder.len() == exists as usize {
         true => Ok((builder, ListingCache::Updated)),
         false => Ok((everything(imap, identity).await?, ListingCache::Miss)),
     }

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-/// What one connection has seen.
-#[derive(Debug, Default, Clone, Copy, PartialEq)]
-pub(in crate::upstream) struct Pace {
+/// What one connection has seen, and an earlier one before it.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    /// What an earlier connection found the way to hold: it is not learned anew in each session.
+    inherited: u64,
     /// The shortest time from a FETCH to its answer, when nothing else was under way.
     round_trip: Option<Duration>,
     octets_per_second: f64,
@@ -15,6 +17,14 @@ pub(in crate::upstream) struct Pace {
 const MEMORY: f64 = 0.95;
 
 impl Pace {
+    /// At the beginning of a connection.
+    pub(super) fn inherited(octets_under_way: u64) -> Self {
+        Self {
+            inherited: octets_under_way,
+            ..Self::default()
+        }
+    }
+
     /// A FETCH was answered after this time, and nothing else was under way.
     pub(super) fn answered(&mut self, after: Duration) {
         let shortest = self.round_trip.map_or(after, |known| known.min(after));
@@ -32,7 +42,12 @@ impl Pace {
 
     /// Octets that fill the way from the upstream: the bandwidth-delay product. None before anything
     /// was measured.
-    pub(super) fn octets_under_way(self) -> u64 {
+    pub(super) fn octets_under_way(&self) -> u64 {
+        self.inherited.max(self.measured())
+    }
+
+    /// The same, as far as this connection has found out by itself.
+    pub(super) fn measured(&self) -> u64 {
         let seconds = self.round_trip.unwrap_or_default().as_secs_f64();
         #[allow(
             clippy::cast_possible_truncation,
@@ -64,5 +79,6 @@ mod tests {
         assert!(pace.octets_under_way().abs_diff(expected) <= 1);
         pace.delivered(10, Duration::ZERO);
         assert!(pace.octets_under_way() <= expected);
+        assert_eq!(Pace::inherited(7).octets_under_way(), 7);
     }
 }
