@@ -10,7 +10,7 @@ use popgate::config::{Config, Endpoint, EndpointSecurity, Flags};
 use popgate::line_stream::{ByteStream, LineStream};
 use popgate::session::{Client, Gateway, pop3};
 use popgate::state::Memory;
-use popgate::upstream::{Dial, Dialling};
+use popgate::upstream::{Dial, Dialling, Upstream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -98,12 +98,15 @@ impl<'a> Scenery<'a> {
     }
 
     /// The same with metrics and TLS set-ups of an earlier one, which would take most of the time of
-    /// a sweep. What earlier plays taught the upstreams must not matter then.
+    /// a sweep.
     pub(crate) fn reset(&self, faults: Faults) -> Stage {
-        if self.transcript.asks_for_capabilities() {
-            return self.set(faults);
-        }
-        let upstreams = self.model.accounts.upstreams().cloned();
+        // What earlier plays taught the upstreams must not matter, nor may an earlier handshake make
+        // a later one shorter.
+        let must_forget = self.transcript.asks_for_capabilities() || self.transcript.has_tls();
+        let upstreams: Vec<Arc<Upstream>> = match must_forget {
+            true => self.new_upstreams(),
+            false => self.model.accounts.upstreams().cloned().collect(),
+        };
         let limits = &self.config.limits;
         let gateway = Gateway {
             accounts: Accounts::new(
@@ -122,6 +125,20 @@ impl<'a> Scenery<'a> {
             drained: CancellationToken::new(),
         };
         self.stage(Arc::new(gateway), faults)
+    }
+
+    fn new_upstreams(&self) -> Vec<Arc<Upstream>> {
+        let upstreams = self.config.upstreams.iter().map(|settings| {
+            Upstream::new(
+                settings.clone(),
+                self.config.timeouts.upstream,
+                self.dialer.clone(),
+                self.model.metrics.clone(),
+            )
+        });
+        upstreams
+            .map(|upstream| Arc::new(upstream.expect("an upstream")))
+            .collect()
     }
 
     fn stage(&self, gateway: Arc<Gateway>, faults: Faults) -> Stage {
