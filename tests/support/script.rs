@@ -68,8 +68,6 @@ pub(crate) struct Transcript {
 pub(crate) struct Step {
     /// In the file, for messages.
     pub(crate) line: usize,
-    /// The scene that it comes from, if it does.
-    pub(crate) scene: Option<String>,
     /// Whose turn it is, counted from 0 in the order of connecting.
     pub(crate) client: usize,
     pub(crate) act: Act,
@@ -138,10 +136,13 @@ impl Transcript {
         Ok(parser.transcript)
     }
 
-    /// Whether messages are asked for before the client wants them.
-    pub(crate) fn reads_ahead(&self) -> bool {
-        let is_it = |(name, _): &(String, String)| name == "POPGATE__READ_AHEAD__OCTETS";
-        self.settings.iter().any(is_it)
+    /// Of all that is said to popgate.
+    pub(crate) fn octets(&self) -> usize {
+        let octets = |step: &Step| match &step.act {
+            Act::ClientSays(octets) | Act::UpstreamSays(_, octets) => octets.len(),
+            _ => 0,
+        };
+        self.steps.iter().map(octets).sum()
     }
 
     /// Whether the octets on some leg are those of TLS.
@@ -153,7 +154,6 @@ impl Transcript {
 
 struct Line {
     number: usize,
-    scene: Option<String>,
     text: String,
 }
 
@@ -161,21 +161,16 @@ struct Line {
 fn included(text: &str, scene: &dyn Fn(&str) -> String) -> Vec<Line> {
     let mut lines = Vec::new();
     for (index, text) in text.lines().enumerate() {
-        let number = index + 1;
-        let Some(call) = text.strip_prefix("include ") else {
-            let text = text.to_owned();
-            lines.push(Line {
-                number,
-                scene: None,
-                text,
-            });
-            continue;
+        let text = match text.strip_prefix("include ") {
+            Some(call) => {
+                let (name, argument) = call.split_once(' ').unwrap_or((call, ""));
+                scene(name).replace("$1", argument)
+            }
+            None => text.to_owned(),
         };
-        let (name, argument) = call.split_once(' ').unwrap_or((call, ""));
-        let text = scene(name).replace("$1", argument);
+        let number = index + 1;
         lines.extend(text.lines().map(|line| Line {
             number,
-            scene: Some(text.clone()),
             text: line.to_owned(),
         }));
     }
@@ -402,7 +397,6 @@ impl Parser {
     fn step(&self, line: &Line, act: Act) -> Step {
         Step {
             line: line.number,
-            scene: line.scene.clone(),
             client: self.client,
             act,
         }

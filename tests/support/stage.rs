@@ -10,7 +10,7 @@ use popgate::config::{Config, Endpoint, EndpointSecurity, Flags};
 use popgate::line_stream::{ByteStream, LineStream};
 use popgate::session::{Client, Gateway, pop3};
 use popgate::state::{Listings, Memory};
-use popgate::upstream::{Dial, Dialling};
+use popgate::upstream::{Dial, Dialling, Upstream};
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep};
@@ -102,8 +102,14 @@ impl<'a> Scenery<'a> {
     /// The same with metrics and TLS set-ups of an earlier one, which would take most of the time of
     /// a sweep. Nothing is known of the upstreams.
     pub(crate) fn reset(&self, faults: Faults) -> Stage {
-        let upstreams = self.model.accounts.upstreams();
-        let upstreams = upstreams.map(|upstream| Arc::new(upstream.anew()));
+        let upstreams: Vec<Arc<Upstream>> = match self.transcript.has_tls() {
+            // An earlier handshake must not make a later one shorter.
+            true => self.new_upstreams(),
+            false => {
+                let upstreams = self.model.accounts.upstreams();
+                upstreams.map(|known| Arc::new(known.anew())).collect()
+            }
+        };
         let limits = &self.config.limits;
         let gateway = Gateway {
             accounts: Accounts::new(
@@ -124,6 +130,20 @@ impl<'a> Scenery<'a> {
             drained: CancellationToken::new(),
         };
         self.stage(Arc::new(gateway), faults)
+    }
+
+    fn new_upstreams(&self) -> Vec<Arc<Upstream>> {
+        let upstreams = self.config.upstreams.iter().map(|settings| {
+            Upstream::new(
+                settings.clone(),
+                self.config.timeouts.upstream,
+                self.dialer.clone(),
+                self.model.metrics.clone(),
+            )
+        });
+        upstreams
+            .map(|upstream| Arc::new(upstream.expect("an upstream")))
+            .collect()
     }
 
     fn stage(&self, gateway: Arc<Gateway>, faults: Faults) -> Stage {
