@@ -39,7 +39,7 @@
 //! 2. `+OK` is said when it is true; the terminator of a RETR only behind the upstream's tagged OK,
 //!    or behind the next body that was asked for.
 //! 3. Octets of one side become arguments or data of the other, never commands.
-//! 4. Memory is constant whatever the size of a message, and ten octets a message of a mailbox.
+//! 4. Memory is constant whatever the size of a message, and a few octets a message of a mailbox.
 //! 5. What is asked for ahead of the client waits in the kernel's buffer, not in ours.
 //! 6. Every wait, line, literal and queue has a limit with a name and a unit.
 #![forbid(unsafe_code)]

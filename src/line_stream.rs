@@ -17,7 +17,7 @@ const READ_OCTETS_RESTING: usize = 128;
 const READ_OCTETS_FIRST: usize = 4 * 1024;
 
 /// Octets asked for by one read while a lot comes in.
-const READ_OCTETS_MAX: usize = 64 * 1024;
+const READ_OCTETS_MAX: usize = 128 * 1024;
 
 /// By so much the next read is larger than one that was filled.
 const READ_GROWTH: usize = 8;

@@ -8,7 +8,7 @@ use crate::imap::fetch::{self, Body, BodyHead, Fetch};
 use crate::imap::ids::Uid;
 
 /// Octets lent at once.
-const CHUNK_OCTETS_MAX: usize = 64 * 1024;
+const CHUNK_OCTETS_MAX: usize = 128 * 1024;
 
 /// A body on its way. It is complete only when [`LiteralReader::finish`] says so; if it is dropped
 /// before, the connection cannot be used any more.
