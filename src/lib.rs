@@ -18,6 +18,7 @@
 //! | [`maildrop`] | the POP3 view of a mailbox; pure | `imap`, `pop3` |
 //! | [`pop3`] | POP3's grammar; pure | `secret` |
 //! | [`imap`] | IMAP's grammar; pure | `secret` |
+//! | [`smtp`] | SMTP's grammar; pure | `secret` |
 //! | [`sasl`] | SASL's mechanisms; pure | `secret` |
 //! | [`upstream`] | I/O with the provider | `config`, `failure`, `imap`, `line_stream`, `metrics`, `sasl`, `tls` |
 //! | [`account`] | who may log in where, how often | `config`, `failure`, `upstream` |
@@ -58,6 +59,7 @@ pub mod sasl;
 pub mod secret;
 pub mod server;
 pub mod session;
+pub mod smtp;
 pub mod state;
 pub mod tls;
 pub mod upstream;

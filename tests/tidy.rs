@@ -35,7 +35,9 @@ const BANS: &[Ban] = &[
             "tracing",
         ],
         why: "grammars and the maildrop are pure",
-        holds_for: |module| ["imap", "maildrop", "pop3", "sasl", "secret"].contains(&module),
+        holds_for: |module| {
+            ["imap", "maildrop", "pop3", "sasl", "secret", "smtp"].contains(&module)
+        },
     },
     Ban {
         paths: &["std::env"],
