@@ -166,7 +166,7 @@ fn every_key_means_what_it_says() {
     let config = folder.load(&[], &Flags::default()).expect("sound");
     assert_eq!(config.pop3.clear, []);
     assert_eq!(config.pop3.tls.len(), 2);
-    assert_eq!(config.pop3.client_workarounds.len(), 2);
+    assert_eq!(config.client_workarounds.len(), 2);
     assert_eq!(config.admin, None);
     let tls = config.tls.expect("set");
     assert_eq!(tls.certificate, folder.path().join("tls.crt"));

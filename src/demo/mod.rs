@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::date::InternalDate;
 use self::mailbox::SampleStore;
-use crate::config::{Config, Endpoint, EndpointSecurity, Upstream};
+use crate::config::{Config, Endpoint, EndpointSecurity, Service, Upstream};
 
 /// The only user of the sample.
 pub const USER: &str = "demo";
@@ -130,6 +130,7 @@ pub struct Addresses {
 /// The settings of the proxy in front of the sample.
 pub fn settings(addresses: Addresses) -> Config {
     let sample = Endpoint {
+        service: Service::Imap,
         host: addresses.upstream.ip().to_string(),
         port: addresses.upstream.port(),
         security: EndpointSecurity::Clear,

@@ -1,6 +1,8 @@
 //! The conversations; the only place where client and upstream meet.
 
 pub mod pop3;
+mod sasl_exchange;
+pub mod submission;
 pub mod survey;
 
 use std::fmt;
@@ -38,6 +40,8 @@ pub struct Gateway {
     pub read_ahead_octets: u64,
     /// For clients that hang on what others take.
     pub client_workarounds: Vec<ClientWorkaround>,
+    /// What those share that send mail.
+    pub submission: submission::Service,
     /// No new logins any more.
     pub draining: CancellationToken,
     /// No transaction any more either.
@@ -101,8 +105,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// The server's half of STLS, after the client was told to begin. What it sent before is
-    /// discarded, whatever it was (RFC 2595 §4).
+    /// The server's half of STLS or STARTTLS, after the client was told to begin. What it sent before is
+    /// discarded, whatever it was (RFC 2595 §4, RFC 3207 §4.2).
     ///
     /// # Errors
     /// When the handshake fails.
@@ -163,6 +167,10 @@ pub enum SessionEnd {
     ForeignProtocol,
     /// Too many logins that were refused.
     TooManyLogins,
+    /// The client sends a message without end.
+    MessageEndless,
+    /// Nobody can tell any more what of the client's octets are commands.
+    OutOfStep,
     /// The TLS handshake failed.
     TlsFailed(String),
     /// The upstream failed, so that there is nothing more to be done.
@@ -175,7 +183,7 @@ pub enum SessionEnd {
 
 impl SessionEnd {
     /// All labels of [`SessionEnd::label`], and `quit`.
-    pub const LABELS: [&'static str; 13] = [
+    pub const LABELS: [&'static str; 15] = [
         "quit",
         "client_closed",
         "client_idle",
@@ -185,6 +193,8 @@ impl SessionEnd {
         "too_many_mistakes",
         "foreign_protocol",
         "too_many_logins",
+        "message_endless",
+        "out_of_step",
         "tls_failed",
         "upstream_failed",
         "update_incomplete",
@@ -202,6 +212,8 @@ impl SessionEnd {
             Self::TooManyMistakes => "too_many_mistakes",
             Self::ForeignProtocol => "foreign_protocol",
             Self::TooManyLogins => "too_many_logins",
+            Self::MessageEndless => "message_endless",
+            Self::OutOfStep => "out_of_step",
             Self::TlsFailed(_) => "tls_failed",
             Self::Upstream(_) => "upstream_failed",
             Self::UpdateIncomplete(_) => "update_incomplete",

@@ -1,6 +1,7 @@
-//! Commands of a client: [`Command::parse`] understands one line.
+//! Commands: [`Command::parse`] understands one line of a client; [`write_mail`] and [`write_rcpt`] say
+//! to an upstream what a client has said, with nothing in it that could become a second command.
 
-use super::envelope::{self, ForwardPath, Parameters, ReversePath, decimal};
+use super::envelope::{self, ForwardPath, Mailbox, Parameter, Parameters, ReversePath, decimal};
 use crate::secret::Secret;
 
 /// Octets of a line before login, and of every line of an AUTH exchange (RFC 4954 §4).
@@ -171,6 +172,41 @@ impl Command {
             Self::Quit => CommandName::Quit,
         }
     }
+}
+
+/// Appends `MAIL FROM:<…>` with these parameters.
+pub fn write_mail<'a>(
+    from: &ReversePath,
+    parameters: impl Iterator<Item = &'a Parameter>,
+    out: &mut Vec<u8>,
+) {
+    let mailbox = from.mailbox().map_or(&b""[..], Mailbox::as_bytes);
+    write_path(b"MAIL FROM:<", mailbox, parameters, out);
+}
+
+/// Appends `RCPT TO:<…>` with these parameters.
+pub fn write_rcpt<'a>(
+    to: &ForwardPath,
+    parameters: impl Iterator<Item = &'a Parameter>,
+    out: &mut Vec<u8>,
+) {
+    write_path(b"RCPT TO:<", to.mailbox().as_bytes(), parameters, out);
+}
+
+fn write_path<'a>(
+    verb: &[u8],
+    mailbox: &[u8],
+    parameters: impl Iterator<Item = &'a Parameter>,
+    out: &mut Vec<u8>,
+) {
+    out.extend_from_slice(verb);
+    out.extend_from_slice(mailbox);
+    out.push(b'>');
+    for parameter in parameters {
+        out.push(b' ');
+        parameter.write(out);
+    }
+    out.extend_from_slice(b"\r\n");
 }
 
 fn none(arguments: &[u8], command: Command) -> Result<Command, Mistake> {

@@ -1,8 +1,9 @@
-//! I/O with the provider: [`Upstream`] dials, [`ImapClient`] converses.
+//! I/O with the provider: [`Upstream`] dials, [`ImapClient`] and [`SubmissionClient`] converse.
 
 mod dial;
 mod imap_client;
 mod literal;
+mod submission_client;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,12 +14,14 @@ use tokio_rustls::TlsConnector;
 pub use dial::{Dial, Dialling, TcpDialer};
 pub use imap_client::{Folders, ImapClient, Selected, Target};
 pub use literal::LiteralReader;
+pub use submission_client::SubmissionClient;
 
 use crate::config::{self, Endpoint, EndpointSecurity};
 use crate::failure::{Failure, FailureKind};
 use crate::imap::capability::Capabilities;
 use crate::line_stream::{ByteStream, LineStream};
 use crate::metrics::Metrics;
+use crate::smtp::extension::Extensions;
 use crate::tls;
 
 /// One configured upstream, shared by all sessions.
@@ -39,6 +42,8 @@ pub struct Seen {
     pub before_login: Option<Capabilities>,
     /// After login, when some upstreams tell more.
     pub after_login: Option<Capabilities>,
+    /// Of its submission service, under TLS.
+    pub submission: Option<Extensions>,
 }
 
 impl Upstream {

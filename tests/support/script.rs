@@ -9,6 +9,7 @@
 //! toml [[route]]                  a line of the config file
 //! address 192.0.2.7               where the clients come from; 127.0.0.1 if not said
 //! secure                          the clients came in by implicit TLS
+//! submission                      the clients send mail; the upstream of a `dial` may be either service's
 //! without tls                     TLS towards the upstream is left out, to be able to read along
 //! in one piece                    what is sent at once must come at once: trickled it means other things
 //!
@@ -54,6 +55,7 @@ pub(crate) struct Transcript {
     pub(crate) toml: String,
     pub(crate) address: IpAddr,
     pub(crate) secure: bool,
+    pub(crate) submission: bool,
     pub(crate) without_tls: bool,
     pub(crate) in_one_piece: bool,
     pub(crate) steps: Vec<Step>,
@@ -134,6 +136,10 @@ impl Transcript {
 
     /// Whether it matters what popgate knows of its upstreams from earlier connections.
     pub(crate) fn asks_for_capabilities(&self) -> bool {
+        // What EHLO lists depends on it.
+        if self.submission {
+            return true;
+        }
         let asks = |said: &[u8]| {
             let said = String::from_utf8_lossy(said).to_uppercase();
             ["CAPA", "AUTH", "UTF8"]
@@ -217,6 +223,7 @@ impl Parser {
                 toml: String::new(),
                 address: Ipv4Addr::LOCALHOST.into(),
                 secure: false,
+                submission: false,
                 without_tls: false,
                 in_one_piece: false,
                 steps: Vec::new(),
@@ -271,6 +278,7 @@ impl Parser {
         } else {
             match text {
                 "secure" => self.transcript.secure = true,
+                "submission" => self.transcript.submission = true,
                 "without tls" => self.transcript.without_tls = true,
                 "in one piece" => self.transcript.in_one_piece = true,
                 _ => return Ok(false),
