@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 #[tokio::test(start_paused = true)]
 async fn both_legs_are_as_written() {
-    let transcripts = support::transcripts();
+    let transcripts = support::all_transcripts();
     let mut failures = String::new();
     let mut failed = 0;
     for transcript in &transcripts {

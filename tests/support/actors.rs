@@ -5,15 +5,18 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use super::pop3_client::all_are_answered;
 use super::script::{Act, Side, Transcript};
 use super::spelling::without_references;
 use super::stage::{Faults, Scenery, Stage};
 use super::wire::Wire;
+use super::{pop3_client, smtp_client};
 
 /// How long popgate may take for a reply: an upstream that stalls is given up after 30 seconds, and
 /// nothing waits for more than two such limits in a row.
 const REPLY_MAX: Duration = Duration::from_secs(65);
+
+/// The same of a submission: an upstream may think about a message for ten minutes.
+const SUBMISSION_REPLY_MAX: Duration = Duration::from_secs(10 * 60 + 65);
 
 /// Longer than any limit of popgate's.
 const FOR_EVER: Duration = Duration::from_secs(24 * 60 * 60);
@@ -137,7 +140,7 @@ impl Actors<'_> {
             self.let_act().await?;
             let wire = &self.stage.clients[client].wire;
             let is_here = self.has_heard_all(client)
-                || all_are_answered(&wire.sent(), &self.run.heard[client])
+                || self.are_all_answered(&wire.sent(), &self.run.heard[client])
                 || wire.is_closed_by_popgate()
                 || wire.is_broken();
             if is_here {
@@ -146,9 +149,20 @@ impl Actors<'_> {
             }
             let since = *self.asked.get_or_insert_with(Instant::now);
             self.wait_for_popgate().await?;
-            if since.elapsed() > REPLY_MAX {
+            let reply_max = match self.transcript.submission {
+                false => REPLY_MAX,
+                true => SUBMISSION_REPLY_MAX,
+            };
+            if since.elapsed() > reply_max {
                 return Err(format!("no reply within {:?}", since.elapsed()));
             }
+        }
+    }
+
+    fn are_all_answered(&self, said: &[u8], heard: &[u8]) -> bool {
+        match self.transcript.submission {
+            false => pop3_client::all_are_answered(said, heard),
+            true => smtp_client::all_are_answered(said, heard),
         }
     }
 
@@ -253,6 +267,9 @@ impl Actors<'_> {
 
     /// Nothing is changed before a whole QUIT has been read.
     fn only_quit_changes(&mut self) -> Result<(), String> {
+        if self.transcript.submission {
+            return Ok(());
+        }
         for (number, upstream) in self.upstreams.iter_mut().enumerate() {
             let unchecked = &self.run.commands[number][upstream.checked..];
             let lines = unchecked.split_inclusive(|octet| *octet == b'\n');

@@ -47,6 +47,7 @@ use std::time::Duration;
 
 use super::spelling;
 
+#[derive(Clone)]
 pub(crate) struct Transcript {
     pub(crate) name: String,
     /// Environment variables for `Config::load`.
@@ -64,6 +65,7 @@ pub(crate) struct Transcript {
     pub(crate) dials: Vec<Dialled>,
 }
 
+#[derive(Clone)]
 pub(crate) struct Step {
     /// In the file, for messages.
     pub(crate) line: usize,
@@ -187,10 +189,10 @@ fn included(text: &str, scene: &dyn Fn(&str) -> String) -> Vec<Line> {
         };
         let (name, argument) = call.split_once(' ').unwrap_or((call, ""));
         let text = scene(name).replace("$1", argument);
-        lines.extend(text.lines().map(|line| Line {
+        lines.extend(included(&text, scene).into_iter().map(|line| Line {
             number,
             scene: Some(text.clone()),
-            text: line.to_owned(),
+            text: line.text,
         }));
     }
     lines

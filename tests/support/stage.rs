@@ -291,6 +291,7 @@ fn config(transcript: &Transcript) -> Config {
     let file = folder.path().join("popgate.toml");
     let file = (!transcript.toml.is_empty()).then(|| {
         std::fs::write(&file, &transcript.toml).expect("written");
+        std::fs::write(folder.path().join("password"), "secret\n").expect("written");
         file
     });
     let mut config = Config::load(file.as_deref(), variables, &Flags::default())

@@ -1,0 +1,260 @@
+//! Every transcript of submission without TLS again, with the way to popgate trickled, and cut, reset or
+//! stalled at every octet; and every way to smuggle one message within another.
+//!
+//! Both ends are actors: the upstream answers each command as its script has it, the client goes on when
+//! its replies have come. Whatever breaks, this must hold:
+//!
+//! 1. Nobody waits for ever, and nothing panics.
+//! 2. 250 to a message only behind the upstream's 250 to it.
+//! 3. The upstream sees the end of a message only if the client has sent it, at most once, and with just
+//!    the octets that it sees when nothing breaks.
+//! 4. What the upstream hears has no CR and no LF but in CRLF.
+//! 5. Trickling changes nothing at all.
+//!
+//! `TRANSCRIPT=submission/chunks cargo test --test submission_faults` takes those whose name contains that.
+
+mod support;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use support::actors::{Run, run};
+use support::pairing::paired;
+use support::script::{Act, Transcript};
+use support::smtp_client::{messages, replies};
+use support::spelling::{difference, shown};
+use support::stage::{Faults, Scenery};
+use support::wire::Fault;
+
+/// Octets of one piece at which faults are tried: all of them up to this, of more a selection.
+const OCTETS_ALL: usize = 300;
+
+/// A longer piece is broken at so many places.
+const PLACES: usize = 40;
+
+#[test]
+fn whatever_breaks_nothing_is_sent_twice_or_claimed() {
+    let transcripts: Vec<Transcript> = support::submission_transcripts()
+        .iter()
+        .filter(|transcript| !transcript.has_tls())
+        .map(|transcript| match transcript.in_one_piece {
+            true => transcript.clone(),
+            false => paired(transcript),
+        })
+        .collect();
+    let next = AtomicUsize::new(0);
+    let places = AtomicUsize::new(0);
+    let failures = Mutex::new(Vec::new());
+    let scenes = Mutex::new(HashSet::new());
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let runtime = runtime();
+                while let Some(transcript) = transcripts.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    match runtime.block_on(sweep(transcript, &scenes)) {
+                        Ok(swept) => drop(places.fetch_add(swept, Ordering::Relaxed)),
+                        Err(failure) => {
+                            let failure = format!("{}: {failure}", transcript.name);
+                            failures.lock().expect("no panic").push(failure);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    println!(
+        "{} transcripts, broken at {} places, each in two ways; all trickled",
+        transcripts.len(),
+        places.load(Ordering::Relaxed)
+    );
+    let failures = failures.into_inner().expect("no panic");
+    let shown: Vec<&str> = failures.iter().take(10).map(String::as_str).collect();
+    let failed = failures.len();
+    assert!(
+        shown.is_empty(),
+        "{failed} transcripts fail:\n\n{}",
+        shown.join("\n\n")
+    );
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime")
+}
+
+/// Scenes that some transcript has been broken in: once is enough.
+type Scenes = Mutex<HashSet<(bool, String)>>;
+
+/// At how many places it was broken.
+async fn sweep(transcript: &Transcript, scenes: &Scenes) -> Result<usize, String> {
+    let scenery = Scenery::of(transcript);
+    let sound = run(&scenery, Faults::NONE).await?;
+    is_as_written(transcript, &sound)?;
+    holds(&sound, &sound)?;
+    if !transcript.in_one_piece {
+        for faults in [
+            Faults {
+                every_dial: Fault::Trickle,
+                ..Faults::NONE
+            },
+            Faults {
+                every_client: Fault::Trickle,
+                ..Faults::NONE
+            },
+        ] {
+            let trickled = run(&scenery, faults).await?;
+            same(&sound, &trickled).map_err(|error| format!("{faults:?}: {error}"))?;
+        }
+    }
+    let mut places = 0;
+    for (is_client, connection, octets) in places_of(transcript, scenes) {
+        let kinds = match is_client {
+            true => [Fault::Cut(octets), Fault::Reset(octets)],
+            false => [Fault::Cut(octets), Fault::Stall(octets)],
+        };
+        for fault in kinds {
+            let at = Some((connection, fault));
+            let faults = match is_client {
+                true => Faults {
+                    client: at,
+                    ..Faults::NONE
+                },
+                false => Faults {
+                    dial: at,
+                    ..Faults::NONE
+                },
+            };
+            let result = run(&scenery, faults).await;
+            result
+                .and_then(|broken| holds(&sound, &broken))
+                .map_err(|error| format!("{faults:?}: {error}"))?;
+        }
+        places += 1;
+    }
+    Ok(places)
+}
+
+/// Where connections are to break: whose, which, behind how many octets.
+fn places_of(transcript: &Transcript, scenes: &Scenes) -> Vec<(bool, usize, usize)> {
+    let mut sent: HashMap<(bool, usize), usize> = HashMap::new();
+    let mut places = Vec::new();
+    let mut new_here = HashSet::new();
+    let mut scenes = scenes.lock().expect("no panic");
+    for step in &transcript.steps {
+        let (connection, octets) = match &step.act {
+            Act::ClientSays(octets) => ((true, step.client), octets.len()),
+            Act::UpstreamSays(dial, octets) => ((false, *dial), octets.len()),
+            _ => continue,
+        };
+        let sent = sent.entry(connection).or_default();
+        let stride = match octets {
+            ..=OCTETS_ALL => 1,
+            _ => octets.div_ceil(PLACES),
+        };
+        let is_new = step.scene.as_ref().is_none_or(|scene| {
+            let scene = (connection.0, scene.clone());
+            new_here.contains(&scene) || (scenes.insert(scene.clone()) && new_here.insert(scene))
+        });
+        let within = (0..octets).step_by(stride).filter(|_| is_new);
+        places.extend(within.map(|place| (connection.0, connection.1, *sent + place)));
+        *sent += octets;
+    }
+    places
+}
+
+/// The actors are true to the transcript, as long as nothing breaks.
+fn is_as_written(transcript: &Transcript, sound: &Run) -> Result<(), String> {
+    for (client, heard) in sound.heard.iter().enumerate() {
+        let written = transcript.steps.iter().filter(|step| step.client == client);
+        let written = written.filter_map(|step| match &step.act {
+            Act::ClientHears(octets) => Some(octets.as_slice()),
+            _ => None,
+        });
+        let written = written.collect::<Vec<_>>().concat();
+        equal("without any fault, a client", &written, heard)?;
+    }
+    Ok(())
+}
+
+/// Property 5.
+fn same(sound: &Run, trickled: &Run) -> Result<(), String> {
+    for (one, other) in sound.heard.iter().zip(&trickled.heard) {
+        equal("the client", one, other)?;
+    }
+    for (one, other) in sound.commands.iter().zip(&trickled.commands) {
+        equal("the upstream", one, other)?;
+    }
+    Ok(())
+}
+
+fn equal(who: &str, expected: &[u8], heard: &[u8]) -> Result<(), String> {
+    if expected == heard {
+        return Ok(());
+    }
+    let (expected, heard) = difference(expected, heard);
+    Err(format!(
+        "{who} should hear\n{expected}    but hears\n{heard}"
+    ))
+}
+
+/// Properties 2, 3 and 4.
+fn holds(sound: &Run, broken: &Run) -> Result<(), String> {
+    let upstream = |run: &Run| -> Vec<Vec<u8>> {
+        let dials = run.commands.iter().zip(&run.answered);
+        dials
+            .flat_map(|(said, heard)| messages(said, heard))
+            .collect()
+    };
+    let clients = broken.said.iter().zip(&broken.heard);
+    let ended: usize = clients
+        .clone()
+        .map(|(said, heard)| messages(said, heard).len())
+        .sum();
+    let seen = upstream(broken);
+    if seen.len() > ended {
+        return Err(format!(
+            "{ended} messages were ended, the upstream sees {}",
+            seen.len()
+        ));
+    }
+    let expected = upstream(sound);
+    if let Some(other) = seen.iter().find(|message| !expected.contains(message)) {
+        return Err(format!(
+            "the upstream sees another message:\n{}",
+            shown(other)
+        ));
+    }
+    let accepted = |said: &[u8], heard: &[u8]| {
+        let replies = replies(said, heard);
+        replies
+            .iter()
+            .filter(|reply| reply.is_to_message() && reply.is_ok())
+            .count()
+    };
+    let claimed: usize = clients.map(|(said, heard)| accepted(said, heard)).sum();
+    let dials = broken.commands.iter().zip(&broken.answered);
+    let confirmed: usize = dials.map(|(said, heard)| accepted(said, heard)).sum();
+    if claimed > confirmed {
+        return Err(format!(
+            "{claimed} messages are claimed, {confirmed} confirmed"
+        ));
+    }
+    match broken.commands.iter().find(|said| has_bare_newline(said)) {
+        None => Ok(()),
+        Some(said) => Err(format!("a bare CR or LF upstream:\n{}", shown(said))),
+    }
+}
+
+/// What is cut off behind a CR may have been cut by the fault.
+fn has_bare_newline(said: &[u8]) -> bool {
+    (0..said.len()).any(|at| match said[at] {
+        b'\r' => said.get(at + 1).is_some_and(|next| *next != b'\n'),
+        b'\n' => at == 0 || said[at - 1] != b'\r',
+        _ => false,
+    })
+}
