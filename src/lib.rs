@@ -31,7 +31,7 @@
 //! | [`tls`] | set-ups and handshakes | `line_stream` |
 //! | [`metrics`] | every metric family | `failure`, `imap`, `pop3`, `smtp` |
 //! | [`admin`] | `/metrics`, `/livez`, `/readyz` | |
-//! | [`demo`] | a sample upstream | `config`, `secret` |
+//! | [`demo`] | a sample upstream | `config`, `line_stream`, `sasl`, `secret`, `smtp` |
 //! | [`secret`] | what is never printed | |
 //!
 //! `tests/tidy.rs` reads the `use` lines of the sources and this table, and fails where they differ.

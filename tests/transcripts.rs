@@ -106,7 +106,7 @@ impl Play<'_> {
                 let wire = self.stage.clients[step.client].wire.clone();
                 self.legs.push(Leg::new(Side::Client, step.client, wire));
             }
-            Act::GetToKnow => self.stage.get_to_know(),
+            Act::GetToKnow => self.stage.get_to_know(self.transcript),
             Act::Wait(time) => sleep(*time).await,
             Act::Eof(side) => self.leg(*side, step.client)?.wire.end(),
             Act::Reset(side) => self.leg(*side, step.client)?.wire.reset(),

@@ -239,8 +239,10 @@ mod tests {
     use super::*;
 
     fn glob(text: &str) -> GlobMatcher {
-        let glob = globset::GlobBuilder::new(text).case_insensitive(true);
-        glob.build().expect(text).compile_matcher()
+        let glob = globset::GlobBuilder::new(text)
+            .case_insensitive(true)
+            .build();
+        glob.expect(text).compile_matcher()
     }
 
     #[test]

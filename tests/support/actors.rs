@@ -107,7 +107,7 @@ impl Actors<'_> {
                 self.asked = Some(Instant::now());
             }
             Act::ClientHears(_) => return self.wait_for_replies(client).await,
-            Act::GetToKnow => self.stage.get_to_know(),
+            Act::GetToKnow => self.stage.get_to_know(self.transcript),
             Act::Wait(time) => {
                 self.let_act().await?;
                 sleep(*time).await;

@@ -163,21 +163,18 @@ impl Stage {
         self.clients.push(ClientLeg { wire, session });
     }
 
-    /// As popgate does when it starts.
-    pub(crate) fn get_to_know(&self) {
+    /// As popgate does when it starts, with the service that the transcript is about.
+    pub(crate) fn get_to_know(&self, transcript: &Transcript) {
+        let is_submission = transcript.submission;
+        let hostname = self.gateway.submission.settings.hostname.clone();
         for upstream in self.gateway.accounts.upstreams() {
-            let upstream = Arc::clone(upstream);
-            if upstream.settings().smtp.is_some() {
-                let upstream = upstream.clone();
-                tokio::spawn(async move {
-                    if let Ok(client) = upstream.connect_submission("popgate.localdomain").await {
+            let (upstream, hostname) = (Arc::clone(upstream), hostname.clone());
+            tokio::spawn(async move {
+                if is_submission {
+                    if let Ok(client) = upstream.connect_submission(&hostname).await {
                         client.quit().await;
                     }
-                });
-                continue;
-            }
-            tokio::spawn(async move {
-                if let Ok(client) = upstream.connect().await {
+                } else if let Ok(client) = upstream.connect().await {
                     client.logout().await;
                 }
             });
