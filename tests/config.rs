@@ -217,7 +217,7 @@ fn every_key_means_what_it_says() {
         "#,
     )
     .with_certificates();
-    std::fs::write(folder.path().join("password"), "secret\n").expect("writable");
+    fs::write(folder.path().join("password"), "secret\n").expect("writable");
     let config = folder.load(&[], &Flags::default()).expect("sound");
     assert_eq!(config.pop3.clear, []);
     assert_eq!(config.pop3.tls.len(), 2);
