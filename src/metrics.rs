@@ -277,37 +277,38 @@ impl Metrics {
             }
         }
         for upstream in upstreams {
-            for result in ["ok", "rejected", "failed"] {
-                self.auth_attempts.with_label_values(&[upstream, result]);
+            self.initialize_upstream(upstream);
+        }
+    }
+
+    fn initialize_upstream(&self, upstream: &str) {
+        for result in ["ok", "rejected", "failed"] {
+            self.auth_attempts.with_label_values(&[upstream, result]);
+        }
+        for command in ImapCommand::ALL {
+            for status in ["ok", "no", "bad"] {
+                self.imap_command_duration
+                    .with_label_values(&[upstream, command.label(), status]);
             }
-            for command in ImapCommand::ALL {
-                for status in ["ok", "no", "bad"] {
-                    self.imap_command_duration.with_label_values(&[
-                        upstream,
-                        command.label(),
-                        status,
-                    ]);
-                }
-            }
-            self.upstream_connections
-                .with_label_values(&[upstream, "in_use"]);
-            for kind in FailureKind::ALL {
-                self.upstream_errors
-                    .with_label_values(&[upstream, kind.label()]);
-            }
-            self.messages_retrieved.with_label_values(&[upstream]);
-            for action in DeleteAction::ALL {
-                self.messages_deleted
-                    .with_label_values(&[upstream, action.label()]);
-            }
-            for result in SubmissionResult::ALL {
-                self.submissions
-                    .with_label_values(&[upstream, result.label()]);
-            }
-            for result in SentCopyResult::ALL {
-                self.sent_copies
-                    .with_label_values(&[upstream, result.label()]);
-            }
+        }
+        self.upstream_connections
+            .with_label_values(&[upstream, "in_use"]);
+        for kind in FailureKind::ALL {
+            self.upstream_errors
+                .with_label_values(&[upstream, kind.label()]);
+        }
+        self.messages_retrieved.with_label_values(&[upstream]);
+        for action in DeleteAction::ALL {
+            self.messages_deleted
+                .with_label_values(&[upstream, action.label()]);
+        }
+        for result in SubmissionResult::ALL {
+            self.submissions
+                .with_label_values(&[upstream, result.label()]);
+        }
+        for result in SentCopyResult::ALL {
+            self.sent_copies
+                .with_label_values(&[upstream, result.label()]);
         }
     }
 

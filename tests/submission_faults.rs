@@ -258,3 +258,87 @@ fn has_bare_newline(said: &[u8]) -> bool {
         _ => false,
     })
 }
+
+/// What some server, somewhere, has taken for the end of a message, and what has been tried against it.
+const ENDS: &[&[u8]] = &[
+    b"\n.\n",
+    b"\n.\r\n",
+    b"\r\n.\n",
+    b"\r.\r",
+    b"\r.\r\n",
+    b"\r\n.\r",
+    b"\r\n.\rX",
+    b"\n.\r",
+    b"\r.\n",
+    b"\r\r\n.\r\r\n",
+    b"\r\n.\r\r\n",
+    b"\r\r\n.\r\n\r",
+    b"\n\r.\n\r",
+    b"\r\n\0.\r\n",
+    b"\r\n.\0\r\n",
+    b"\r\n. \r\n",
+    b"\r\n \x2e\r\n",
+];
+
+/// What would be smuggled.
+const INNER: &[u8] = b"MAIL FROM:<evil@example.org>\r\nRCPT TO:<ann@example.org>\r\nDATA\r\nhi";
+
+#[test]
+fn no_message_is_smuggled_within_another() {
+    let runtime = runtime();
+    for end in ENDS {
+        for by_chunks in [false, true] {
+            let content = [b"text", *end, INNER, b"\r\n"].concat();
+            for cut in 0..end.len() {
+                let failure = runtime
+                    .block_on(smuggle(&content, 4 + cut, by_chunks))
+                    .err();
+                assert_eq!(failure, None, "{} {cut}", end.escape_ascii());
+            }
+        }
+    }
+}
+
+/// Sends a content in two pieces; the upstream must see the end of one message at most, and none in it
+/// in whatever way it reads line ends.
+async fn smuggle(content: &[u8], cut: usize, by_chunks: bool) -> Result<(), String> {
+    let (first, second) = content.split_at(cut);
+    let spelt = |octets: &[u8]| -> String {
+        let hex = octets.iter().map(|octet| format!("\\x{octet:02x}"));
+        hex.collect()
+    };
+    let (first, second) = match by_chunks {
+        false => (
+            format!("C: DATA\nwait 1s\nC: {}\\\n", spelt(first)),
+            format!("wait 1s\nC: {}\\\nC: .\n", spelt(second)),
+        ),
+        true => (
+            format!("C: BDAT {}\nC: {}\\\n", first.len(), spelt(first)),
+            format!(
+                "wait 1s\nC: BDAT {} LAST\nC: {}\\\n",
+                second.len(),
+                spelt(second)
+            ),
+        ),
+    };
+    let text = format!(
+        "# smuggling\nsubmission\nC: AUTH PLAIN {{base64 \"\\0joe\\0secret\"}}\ndial\n\
+         s: 220 x\nc: EHLO popgate.localdomain\ns: 250-x\ns: 250 AUTH PLAIN\n\
+         c: AUTH PLAIN {{base64 \"\\0joe\\0secret\"}}\ns: 235 x\n\
+         C: MAIL FROM:<joe@example.org>\nC: RCPT TO:<ann@example.org>\n\
+         c: MAIL FROM:<joe@example.org>\ns: 250 x\nc: RCPT TO:<ann@example.org>\ns: 250 x\n\
+         {first}c: DATA\ns: 354 x\n{second}wait 1s\nC: QUIT\n"
+    );
+    let transcript = Transcript::parse("smuggling", &text, &|_| String::new())?;
+    let run = run(&Scenery::of(&transcript), Faults::NONE).await?;
+    let said = &run.commands[0];
+    if has_bare_newline(said) {
+        return Err(format!("a bare CR or LF upstream:\n{}", shown(said)));
+    }
+    // Whoever takes any of CR, LF and CRLF for a line end sees the same lines.
+    let lines = said.split(|octet| matches!(octet, b'\r' | b'\n'));
+    match lines.filter(|line| *line == b".").count() {
+        1 => Ok(()),
+        ends => Err(format!("the end of {ends} messages:\n{}", shown(said))),
+    }
+}

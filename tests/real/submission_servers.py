@@ -43,6 +43,17 @@ class Mailboxes(servers.Dovecot):
         return self._mail
 
 
+# Into a Maildir that may be yet to come; Postfix' own delivery wants to know all of them beforehand.
+_DELIVERY = """
+set -e
+umask 077
+mkdir -p "$1/tmp" "$1/new" "$1/cur"
+file=$(mktemp "$1/tmp/XXXXXXXXXX")
+cat >"$file"
+mv "$file" "$1/new/$(date +%s.%N).$(basename "$file")"
+"""
+
+
 class Postfix:
     """Submission with SASL and STARTTLS; what is sent to users of the mailboxes is delivered there."""
 
@@ -56,8 +67,8 @@ class Postfix:
         shutil.chown(os.path.join(self.folder, "data"), _OWNER)
         self._make_queue()
         self._write("main.cf", self._main_cf(mailboxes))
-        self._write("master.cf", self._master_cf())
-        self._write("mailboxes", "/^(.*)$/ $1/Maildir/\n")
+        self._write("master.cf", self._master_cf(mailboxes))
+        self._write("deliver", _DELIVERY)
         # Its programs find their libraries in place of the system's.
         environment = {"LD_LIBRARY_PATH": f"{_POSTFIX}/usr/lib/postfix", "MAIL_CONFIG": self._config}
         command = [f"{_POSTFIX}/usr/lib/postfix/sbin/master", "-d", "-c", self._config]
@@ -117,15 +128,11 @@ smtpd_sasl_path = {mailboxes.auth_path}
 smtpd_relay_restrictions = permit_sasl_authenticated, reject
 smtpd_recipient_restrictions = check_recipient_access inline:{{nobody@{mailboxes.domain}=REJECT}}, permit_sasl_authenticated, reject
 virtual_mailbox_domains = {mailboxes.domain}
-virtual_mailbox_base = {mailboxes.mail_folder}
-virtual_mailbox_maps = regexp:{self._config}/mailboxes
-virtual_mailbox_limit = 0
-virtual_minimum_uid = 1
-virtual_uid_maps = static:8
-virtual_gid_maps = static:8
+virtual_mailbox_maps = static:anybody
+virtual_transport = maildir
 """
 
-    def _master_cf(self):
+    def _master_cf(self, mailboxes):
         return f"""
 {daemons.HOST}:{self.port} inet n - n - - smtpd
 cleanup unix n - n - 0 cleanup
@@ -140,7 +147,8 @@ flush unix n - n 1000? 0 flush
 proxymap unix - - n - - proxymap
 error unix - - n - - error
 retry unix - - n - - error
-virtual unix - n n - - virtual
+maildir unix - n n - - pipe
+  user=mail argv=/bin/sh {self._config}/deliver {mailboxes.mail_folder}/${{recipient}}/Maildir
 anvil unix - - n - 1 anvil
 postlog unix-dgram n - n - 1 postlogd
 """

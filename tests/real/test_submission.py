@@ -98,7 +98,11 @@ class Session:
 
     def __init__(self, user):
         self.smtp = smtplib.SMTP_SSL("localhost", ports()["implicit"], context=certificates.own().client_context(), timeout=60)
-        self.smtp.login(user.login, user.password)
+        try:
+            self.smtp.login(user.login, user.password)
+        except smtplib.SMTPException:
+            self.smtp.close()
+            raise
 
     def raw(self, octets):
         self.smtp.send(octets)
@@ -179,7 +183,8 @@ class Submission(unittest.TestCase):
         session = Session(user)
         nobody = f"nobody@{mailboxes().domain}"
         refused = session.smtp.sendmail(user.login, [user.login, nobody], messages.message("some refused"))
-        self.assertEqual([address for address in refused], [nobody])
+        session.smtp.quit()
+        self.assertEqual(list(refused), [nobody])
         self.assertEqual(refused[nobody][0] // 100, 5)
         self.assertEqual(self.fetched(user, 1), [messages.message("some refused")])
 

@@ -10,7 +10,7 @@ use tracing::debug;
 use super::sent_copy::Copying;
 use super::{Session, envelope, received};
 use crate::config::BareNewlines;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::metrics::SubmissionResult;
 use crate::session::SessionEnd;
 use crate::smtp::command::{COMMAND_LINE_OCTETS_MAX, Command, CommandName};
@@ -150,8 +150,8 @@ async fn chunks(
             message.forward(session).await?;
             return Ok(Read::Whole);
         }
-        if message.trouble.is_some() {
-            message.explain(session);
+        if let Some(trouble) = message.trouble.take() {
+            message.explain(trouble, session);
             return Ok(Read::GivenUp);
         }
         let out = session.client.lines.output();
@@ -302,13 +302,13 @@ impl Message {
     }
 
     /// Tells the client why the message was not sent.
-    fn explain(&mut self, session: &mut Session<'_>) {
+    fn explain(&mut self, trouble: Trouble, session: &mut Session<'_>) {
         self.is_concluded = true;
-        let (code, enhanced, text) = match self.trouble.take() {
-            Some(Trouble::Upstream(failure)) => return self.fail(&failure, session),
-            Some(Trouble::TooLarge) | None => TOO_LARGE,
-            Some(Trouble::BareNewline) => (554, "5.6.0", "a line end that is not CRLF"),
-            Some(Trouble::EightBit) => (554, "5.6.3", "the mail server takes no 8-bit text"),
+        let (code, enhanced, text) = match trouble {
+            Trouble::Upstream(failure) => return self.fail(&failure, session),
+            Trouble::TooLarge => TOO_LARGE,
+            Trouble::BareNewline => (554, "5.6.0", "a line end that is not CRLF"),
+            Trouble::EightBit => (554, "5.6.3", "the mail server takes no 8-bit text"),
         };
         session.record.refuse(session.client, code, enhanced, text);
         self.count(false, SubmissionResult::Refused, session);
@@ -330,24 +330,23 @@ impl Message {
 }
 
 /// Tells the upstream that the message has ended, and the client what the upstream says to that.
-pub(super) async fn conclude(
-    mut message: Message,
-    session: &mut Session<'_>,
-) -> Result<(), SessionEnd> {
-    if message.trouble.is_some() {
-        message.explain(session);
-        return Ok(());
+pub(super) async fn conclude(mut message: Message, session: &mut Session<'_>) {
+    if let Some(trouble) = message.trouble.take() {
+        message.explain(trouble, session);
+        return;
     }
-    let Some(connection) = &mut session.logged_in.connection else {
-        message.explain(session);
-        return Ok(());
+    let reply = match &mut session.logged_in.connection {
+        Some(connection) => {
+            std::mem::take(&mut message.stuffer).end(connection.output());
+            connection.reply_to_message().await
+        }
+        None => Err(FailureKind::UpstreamLost.because("the upstream has closed the connection")),
     };
-    std::mem::take(&mut message.stuffer).end(connection.output());
-    let reply = match connection.reply_to_message().await {
+    let reply = match reply {
         Ok(reply) => reply,
         Err(failure) => {
             message.fail(&failure, session);
-            return Ok(());
+            return;
         }
     };
     match reply.class() {
@@ -360,17 +359,13 @@ pub(super) async fn conclude(
             message.count(false, SubmissionResult::Refused, session);
         }
         Class::GoOn => {
-            let kind = crate::failure::FailureKind::UpstreamGarbled;
-            message.fail(
-                &kind.because(format!("{} to a message", reply.code)),
-                session,
-            );
+            let cause = format!("{} to a message", reply.code);
+            message.fail(&FailureKind::UpstreamGarbled.because(cause), session);
         }
     }
     if reply.code == 421 {
         session.logged_in.drop_connection(session.gateway);
     }
-    Ok(())
 }
 
 fn accepted(reply: &Reply, mut message: Message, session: &mut Session<'_>) {

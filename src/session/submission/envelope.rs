@@ -48,71 +48,39 @@ pub(super) async fn run(
     let mut next = first;
     loop {
         let (command, started) = match next.take() {
-            Some(command) => command,
-            None => {
-                let more =
-                    session.client.lines.has_line() && takes_several_commands(session.logged_in);
-                if !more {
-                    envelope.settle(session).await?;
-                }
-                let line = session.client.lines.line(COMMAND_LINE_OCTETS_MAX).await?;
-                let started = Instant::now();
-                match Command::parse(line) {
-                    Ok(command) => (command, started),
-                    Err(mistake) => {
-                        envelope.settle(session).await?;
-                        session
-                            .record
-                            .mistaken(session.client, session.gateway, mistake)?;
-                        continue;
-                    }
-                }
-            }
+            Some(first) => first,
+            None => envelope.next_command(session).await?,
         };
         let name = command.name();
-        let refused_before = session.record.refused;
-        match command {
+        let start = match command {
             Command::Mail(from, parameters) => {
-                let mail = (from, parameters, started);
-                envelope.mail(mail, session).await?;
-                continue;
+                envelope.mail((from, parameters, started), session).await?;
+                None
             }
             Command::Rcpt(to, parameters) => {
-                let rcpt = (to, parameters, started);
-                envelope.rcpt(rcpt, session).await?;
-                continue;
+                envelope.rcpt((to, parameters, started), session).await?;
+                None
             }
-            Command::Data => {
-                let start = envelope.data(started, session).await?;
-                if start.is_some() {
-                    return Ok(start);
-                }
-                continue;
-            }
+            Command::Data => envelope.data(started, session).await?,
             Command::Bdat { octets, is_last } => {
-                let bdat = (octets, is_last, started);
-                let start = envelope.bdat(bdat, session).await?;
-                if start.is_some() {
-                    return Ok(start);
-                }
-                continue;
+                envelope.bdat((octets, is_last, started), session).await?
             }
             other => {
                 envelope.settle(session).await?;
-                if envelope.obey(other, session)? {
-                    session
-                        .gateway
-                        .metrics
-                        .smtp_command(name, true, started.elapsed());
+                let refused_before = session.record.refused;
+                let is_quit = envelope.obey(other, session)?;
+                let succeeded = session.record.refused == refused_before;
+                let metrics = &session.gateway.metrics;
+                metrics.smtp_command(name, succeeded, started.elapsed());
+                if is_quit {
                     return Ok(None);
                 }
+                None
             }
+        };
+        if start.is_some() {
+            return Ok(start);
         }
-        let succeeded = session.record.refused == refused_before;
-        session
-            .gateway
-            .metrics
-            .smtp_command(name, succeeded, started.elapsed());
     }
 }
 
@@ -121,6 +89,30 @@ fn takes_several_commands(logged_in: &LoggedIn) -> bool {
 }
 
 impl Envelope {
+    /// What the client says next, and when it came. As long as it has said more already, and the upstream
+    /// takes several commands at once, nobody is waited for.
+    async fn next_command(
+        &mut self,
+        session: &mut Session<'_>,
+    ) -> Result<(Command, Instant), SessionEnd> {
+        loop {
+            if !session.client.lines.has_line() || !takes_several_commands(session.logged_in) {
+                self.settle(session).await?;
+            }
+            let line = session.client.lines.line(COMMAND_LINE_OCTETS_MAX).await?;
+            let started = Instant::now();
+            match Command::parse(line) {
+                Ok(command) => return Ok((command, started)),
+                Err(mistake) => {
+                    self.settle(session).await?;
+                    session
+                        .record
+                        .mistaken(session.client, session.gateway, mistake)?;
+                }
+            }
+        }
+    }
+
     /// Everything that the upstream has no part in. Whether it was QUIT.
     fn obey(&mut self, command: Command, session: &mut Session<'_>) -> Result<bool, SessionEnd> {
         match command {
@@ -434,7 +426,7 @@ impl Envelope {
             What::Mail => self.is_open = is_done,
             What::Rcpt => self.recipients += usize::from(is_done),
             What::Reset if !is_done => session.logged_in.drop_connection(session.gateway),
-            What::Data if is_done && self.recipients == 0 => {
+            What::Data if is_done && (self.recipients == 0 || !self.is_open) => {
                 // It would take a message for nobody, which only it can explain; it gets none.
                 session.logged_in.drop_connection(session.gateway);
                 self.is_open = false;

@@ -189,7 +189,7 @@ async fn messages(
         };
         match prepared {
             // What the upstream has in full is its decision, which nothing cuts off.
-            Some(message) => content::conclude(message, session).await?,
+            Some(message) => content::conclude(message, session).await,
             None => return Ok(()),
         }
     }
