@@ -213,6 +213,8 @@ impl Task {
     async fn attempt(&mut self) -> Result<SentCopyResult, Failure> {
         // It is never closed.
         let _connection = self.connections.clone().acquire_owned().await;
+        let name = &self.upstream.settings().name;
+        let _open = self.metrics.upstream_connection(name);
         let mut imap = self.upstream.connect().await?;
         imap.authenticate(&self.credential).await?;
         let result = store(&mut self.copying, &mut imap).await;
