@@ -106,8 +106,7 @@ impl Extensions {
         self.flags & (1 << extension as u32) != 0
     }
 
-    /// Adds one.
-    pub fn insert(&mut self, extension: Extension) {
+    fn insert(&mut self, extension: Extension) {
         self.flags |= 1 << extension as u32;
     }
 

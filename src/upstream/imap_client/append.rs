@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::{ImapClient, Received};
 use crate::failure::{Failure, FailureKind};
 use crate::imap::Garbled;
-use crate::imap::capability::{Capabilities, Capability};
+use crate::imap::capability::Capabilities;
 use crate::imap::command::{AppendedHeader, Command, CommandName, MailboxName};
 use crate::imap::response::{Condition, Response, Status, Tag, Untagged};
 use crate::spool::Spool;
@@ -112,10 +112,5 @@ impl ImapClient {
             .await?;
         self.expect_ok(CommandName::Search, status)?;
         Ok(is_there)
-    }
-
-    /// Whether messages with UTF-8 in their headers can be put into mailboxes.
-    pub fn takes_utf8(&self) -> bool {
-        self.has(Capability::Utf8Accept) && self.has(Capability::Enable)
     }
 }
