@@ -260,7 +260,12 @@ impl Envelope {
             }
             Verdict::Refused(mut words) => {
                 session.client.lines.output().append(&mut words);
-                Ok(None)
+                // Who sends on behind DATA without an answer (RFC 2920 §3.1 forbids it) sends a message,
+                // and nothing that may be taken for commands.
+                match session.client.lines.has_input() {
+                    true => Err(SessionEnd::OutOfStep),
+                    false => Ok(None),
+                }
             }
         }
     }

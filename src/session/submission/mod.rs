@@ -224,7 +224,7 @@ async fn last_words(client: &mut Client, end: &SessionEnd, gateway: &Gateway, re
         SessionEnd::Upstream(_) => {}
         SessionEnd::ShuttingDown => FailureKind::ShuttingDown.smtp_reply(out, record.id),
         SessionEnd::LineTooLong => reply::say(out, 500, "5.5.6", "that line is too long"),
-        SessionEnd::OutOfStep => reply::say(out, 421, "4.5.0", "BDAT that cannot be followed"),
+        SessionEnd::OutOfStep => reply::say(out, 421, "4.5.0", "not to be followed any more"),
         SessionEnd::MessageEndless => reply::say(out, 552, "5.3.4", "the message is too large"),
         SessionEnd::TooManyMistakes => reply::say(out, 421, "4.7.0", "too many mistakes"),
         SessionEnd::TooManyLogins => reply::say(out, 421, "4.7.0", "too many refused logins"),
