@@ -32,15 +32,16 @@ pub(crate) fn credential(login: &str) -> Result<Credential, String> {
 }
 
 /// Asks each upstream, or, with a login, the one that it goes to.
-pub(crate) async fn online(
-    config: &Config,
-    credential: Option<&Credential>,
-) -> io::Result<Reports> {
+pub(crate) async fn online(config: &Config, credential: Option<Credential>) -> io::Result<Reports> {
     let gateway = popgate::gateway(
         config,
         std::sync::Arc::new(TcpDialer),
         CancellationToken::new(),
     )?;
+    let as_meant =
+        |typed: Credential| typed.with_at_sign(|login| gateway.accounts.delimiter(login));
+    let credential = credential.map(as_meant);
+    let credential = credential.as_ref();
     let upstreams: Vec<_> = match credential {
         Some(credential) => vec![
             gateway
@@ -90,13 +91,13 @@ fn write(config: &Config, text: &mut String) -> fmt::Result {
         None => "clear text",
     };
     let login = cleartext_login(&config.cleartext_login);
-    for address in &config.pop3.clear {
+    for address in &config.pop3.listeners.clear {
         writeln!(
             text,
             "pop3 {address}: {upgrade}, passwords in clear text {login}"
         )?;
     }
-    for address in &config.pop3.tls {
+    for address in &config.pop3.listeners.tls {
         writeln!(text, "pop3 {address}: TLS")?;
     }
     let upgrade = match config.tls {

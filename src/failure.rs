@@ -30,6 +30,8 @@ pub enum FailureKind {
     AuthUnavailable,
     /// Somebody else has the maildrop, and it cannot be shared.
     MaildropInUse,
+    /// The same credential was accepted a moment ago, and `pop3.login_delay` forbids that.
+    LoginTooSoon,
     /// DNS, connect, TLS, or a greeting of BYE.
     UpstreamUnreachable,
     /// EOF, reset, BYE or silence in mid-session.
@@ -61,10 +63,11 @@ struct Row {
 
 impl FailureKind {
     /// All of them, for metrics that start at zero.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::AuthRejected,
         Self::AuthUnavailable,
         Self::MaildropInUse,
+        Self::LoginTooSoon,
         Self::UpstreamUnreachable,
         Self::UpstreamLost,
         Self::UpstreamGarbled,
@@ -77,12 +80,13 @@ impl FailureKind {
 
     #[rustfmt::skip]
     fn row(self) -> Row {
-        use ResponseCode::{Auth, InUse, SysPerm, SysTemp};
+        use ResponseCode::{Auth, InUse, LoginDelay, SysPerm, SysTemp};
         let row = |code, smtp, text, label, level| Row { code, smtp, text, label, level };
         match self {
             Self::AuthRejected => row(Auth, (535, "5.7.8"), "the mail server refused this login", "auth_rejected", Level::INFO),
             Self::AuthUnavailable => row(SysTemp, (454, "4.7.0"), "the mail server cannot check logins now; try again later", "auth_unavailable", Level::WARN),
             Self::MaildropInUse => row(InUse, (451, "4.3.0"), "the maildrop is open in another session", "maildrop_in_use", Level::INFO),
+            Self::LoginTooSoon => row(LoginDelay, (451, "4.7.0"), "too soon after the last login; try again later", "login_too_soon", Level::INFO),
             Self::UpstreamUnreachable => row(SysTemp, (451, "4.4.1"), "the mail server cannot be reached; try again later", "upstream_unreachable", Level::WARN),
             Self::UpstreamLost => row(SysTemp, (451, "4.4.2"), "the connection to the mail server was lost; try again later", "upstream_lost", Level::WARN),
             Self::UpstreamGarbled => row(SysTemp, (451, "4.3.0"), "the mail server sent something incomprehensible", "upstream_garbled", Level::ERROR),

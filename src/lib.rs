@@ -22,7 +22,7 @@
 //! | [`smtp`] | SMTP's grammar; pure | `secret` |
 //! | [`sasl`] | SASL's mechanisms; pure | `secret` |
 //! | [`upstream`] | I/O with the provider | `config`, `failure`, `imap`, `line_stream`, `metrics`, `sasl`, `secret`, `smtp`, `spool`, `tls` |
-//! | [`account`] | who may log in where, how often | `config`, `failure`, `upstream` |
+//! | [`account`] | who may log in where, how often | `config`, `failure`, `sasl`, `upstream` |
 //! | [`state`] | what outlives a session | `account`, `imap`, `maildrop` |
 //! | [`failure`] | the one table from trouble to reply, label and log level | `imap`, `line_stream`, `pop3`, `smtp` |
 //! | [`line_stream`] | bounded lines in, buffered octets out | |
@@ -43,7 +43,7 @@
 //! 2. `+OK` is said when it is true; the terminator of a RETR only behind the upstream's tagged OK,
 //!    or behind the next body that was asked for.
 //! 3. Octets of one side become arguments or data of the other, never commands.
-//! 4. Memory is constant whatever the size of a message, and ten octets a message of a mailbox.
+//! 4. Memory is constant whatever the size of a message, and a few octets a message of a mailbox.
 //! 5. What is asked for ahead of the client waits in the kernel's buffer, not in ours.
 //! 6. `250` to a message is said only behind the upstream's 250, and the upstream gets the end of a
 //!    message only when the client has sent it; no CR or LF goes out but in CRLF.
@@ -87,7 +87,7 @@ use crate::metrics::Metrics;
 use crate::server::{Listener, Protocol};
 use crate::session::submission::{self, SentCopies};
 use crate::session::{Gateway, SessionEnd};
-use crate::state::Memory;
+use crate::state::{Listings, Memory};
 use crate::tls::Alpn;
 use crate::upstream::{Dial, TcpDialer, Upstream};
 
@@ -102,7 +102,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> io::Result<()> 
     let gateway = gateway(&config, Arc::new(TcpDialer), shutdown.clone())?;
     let mut listeners = Vec::new();
     for (protocol, addresses, tls) in [
-        (Protocol::Pop3, &config.pop3, &gateway.tls),
+        (Protocol::Pop3, &config.pop3.listeners, &gateway.tls),
         (
             Protocol::Submission,
             &config.smtp.listeners,
@@ -132,6 +132,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> io::Result<()> 
         for service in services.into_iter().flatten() {
             tokio::spawn(get_to_know(upstream.clone(), service, gateway.clone()));
         }
+        tokio::spawn(upstream.clone().keep_warm(gateway.draining.clone()));
     }
     // Readiness is told until the last session has ended.
     let ended = CancellationToken::new();
@@ -201,15 +202,17 @@ pub fn gateway(
         accounts: Accounts::new(
             config.routes.clone(),
             upstreams,
+            config.pop3.logins.clone(),
             config.limits.upstream_connections_per_account,
         ),
         memory: Memory::default(),
+        listings: Listings::new(config.listing_cache_octets),
         metrics,
         timeouts: config.timeouts.clone(),
         cleartext_login: config.cleartext_login.clone(),
         tls: acceptor(Alpn::Pop3)?,
         read_ahead_octets: config.read_ahead_octets,
-        client_workarounds: config.client_workarounds.clone(),
+        client_workarounds: config.pop3.client_workarounds.clone(),
         submission: submission::Service {
             settings: Arc::new(config.smtp.clone()),
             message_octets_max: config.limits.message_octets,
@@ -252,7 +255,7 @@ async fn ask(
 ) -> Result<Vec<&'static str>, Failure> {
     match service {
         Service::Imap => {
-            let mut client = upstream.connect().await?;
+            let mut client = upstream.connect_anew().await?;
             let capabilities = client.known_capabilities().await?;
             client.logout().await;
             Ok(capabilities.names().collect())

@@ -8,9 +8,19 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
+use zeroize::Zeroize;
 
-/// Octets asked for by one read.
-const READ_OCTETS: usize = 32 * 1024;
+/// Octets asked for by one read while a stream rests: a command, since a session that waits keeps them.
+const READ_OCTETS_RESTING: usize = 128;
+
+/// Octets asked for by the first read: a greeting, or the replies to what opens a mailbox.
+const READ_OCTETS_FIRST: usize = 4 * 1024;
+
+/// Octets asked for by one read while a lot comes in.
+const READ_OCTETS_MAX: usize = 128 * 1024;
+
+/// By so much the next read is larger than one that was filled.
+const READ_GROWTH: usize = 8;
 
 /// Octets of output after which a writer should make room with [`LineStream::relieve`].
 pub const OUTPUT_OCTETS_MAX: usize = 32 * 1024;
@@ -26,7 +36,11 @@ pub struct LineStream {
     input: Vec<u8>,
     /// How much of `input` has been handed out.
     consumed: usize,
+    /// How much the next read asks for.
+    read_octets: usize,
     output: Vec<u8>,
+    /// Whether `output` is to be wiped once it is sent.
+    holds_secret: bool,
     /// How much of `output` has been taken by the transport.
     sent: usize,
     stall_limit: Duration,
@@ -65,7 +79,9 @@ impl LineStream {
             stream,
             input: Vec::new(),
             consumed: 0,
+            read_octets: READ_OCTETS_FIRST,
             output: Vec::new(),
+            holds_secret: false,
             sent: 0,
             stall_limit,
             deadline: None,
@@ -188,14 +204,14 @@ impl LineStream {
             self.input.clear();
             self.consumed = 0;
             // A mailbox with one endless line must not cost its length for the rest of the session.
-            if self.input.capacity() > 2 * READ_OCTETS {
+            if self.input.capacity() > 2 * READ_OCTETS_MAX {
                 self.input = Vec::new();
             }
         } else if self.consumed > 0 {
             self.input.drain(..self.consumed);
             self.consumed = 0;
         }
-        self.input.reserve(READ_OCTETS);
+        self.input.reserve(self.read_octets);
         let now = Instant::now();
         let stalled = now + self.stall_limit;
         let until = self
@@ -204,21 +220,49 @@ impl LineStream {
         if until <= now {
             return Err(LineError::Stalled);
         }
-        let mut within = (&mut self.stream).take(READ_OCTETS as u64);
+        let mut within = (&mut self.stream).take(self.read_octets as u64);
         match timeout_at(until, within.read_buf(&mut self.input)).await {
             Err(_) => Err(LineError::Stalled),
             Ok(Ok(0)) => Err(LineError::Closed),
             Ok(Ok(octets)) => {
                 self.octets_read += octets as u64;
+                if octets == self.read_octets {
+                    self.read_octets = (octets * READ_GROWTH).min(READ_OCTETS_MAX);
+                }
                 Ok(())
             }
             Ok(Err(error)) => Err(error.into()),
         }
     }
 
+    /// Gives back the memory of buffers with nothing in them; for a conversation that is about to wait
+    /// for long.
+    pub fn rest(&mut self) {
+        if !self.has_input() {
+            self.input = Vec::new();
+            self.consumed = 0;
+            self.read_octets = READ_OCTETS_RESTING;
+        }
+        if self.output.is_empty() {
+            self.output = Vec::new();
+        }
+    }
+
     /// Where output is appended. It goes out with the next wait for input, or [`Self::flush`].
     pub fn output(&mut self) -> &mut Vec<u8> {
         &mut self.output
+    }
+
+    /// Appends output that is wiped as soon as it is sent, wherever it was stored meanwhile.
+    pub fn output_secret(&mut self, octets: &[u8]) {
+        self.holds_secret = true;
+        if self.output.capacity() - self.output.len() < octets.len() {
+            let mut larger = Vec::with_capacity(2 * (self.output.len() + octets.len()));
+            larger.extend_from_slice(&self.output);
+            self.output.zeroize();
+            self.output = larger;
+        }
+        self.output.extend_from_slice(octets);
     }
 
     /// Makes room: flushes when more than [`OUTPUT_OCTETS_MAX`] octets wait to go out.
@@ -252,10 +296,36 @@ impl LineStream {
                 Ok(Err(error)) => return Err(error.into()),
             }
         }
-        // Secrets for the upstream pass through here.
-        zeroize::Zeroize::zeroize(self.output.as_mut_slice());
+        if std::mem::take(&mut self.holds_secret) {
+            self.output.as_mut_slice().zeroize();
+        }
         self.output.clear();
         self.sent = 0;
+        match timeout(self.stall_limit, self.stream.flush()).await {
+            Err(_) => Err(LineError::Stalled),
+            Ok(result) => Ok(result?),
+        }
+    }
+
+    /// Sends all output and then these octets, without a copy of them. Not cancel safe: what is cancelled
+    /// here must not go on.
+    ///
+    /// # Errors
+    /// As [`Self::flush`].
+    pub async fn send(&mut self, octets: &[u8]) -> Result<(), LineError> {
+        self.flush().await?;
+        let mut left = octets;
+        while !left.is_empty() {
+            match timeout(self.stall_limit, self.stream.write(left)).await {
+                Err(_) => return Err(LineError::Stalled),
+                Ok(Ok(0)) => return Err(LineError::Closed),
+                Ok(Ok(sent)) => {
+                    self.octets_written += sent as u64;
+                    left = &left[sent..];
+                }
+                Ok(Err(error)) => return Err(error.into()),
+            }
+        }
         match timeout(self.stall_limit, self.stream.flush()).await {
             Err(_) => Err(LineError::Stalled),
             Ok(result) => Ok(result?),

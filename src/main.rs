@@ -168,8 +168,8 @@ fn check_online(config: &Config, login: Option<&str>) -> ExitCode {
             return ExitCode::from(exit::USAGE);
         }
     };
-    let reports = Runtime::new()
-        .and_then(|runtime| runtime.block_on(check::online(config, credential.as_ref())));
+    let reports =
+        Runtime::new().and_then(|runtime| runtime.block_on(check::online(config, credential)));
     let reports = match reports {
         Ok(reports) => reports,
         Err(problem) => {

@@ -48,6 +48,7 @@ pub struct Metrics {
     messages_retrieved: IntCounterVec,
     messages_deleted: IntCounterVec,
     bytes: IntCounterVec,
+    listing_cache: IntCounterVec,
     read_ahead: IntCounterVec,
     submissions: IntCounterVec,
     sent_copies: IntCounterVec,
@@ -101,6 +102,30 @@ impl ReadAhead {
             Self::Hit => "hit",
             Self::Miss => "miss",
             Self::Dropped => "dropped",
+        }
+    }
+}
+
+/// What a login had to ask of the mailbox's contents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListingCache {
+    /// Nothing: SELECT said that all is as it was.
+    Hit,
+    /// What had changed.
+    Updated,
+    /// Everything.
+    Miss,
+}
+
+impl ListingCache {
+    const ALL: [Self; 3] = [Self::Hit, Self::Updated, Self::Miss];
+
+    /// The metric label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Updated => "updated",
+            Self::Miss => "miss",
         }
     }
 }
@@ -217,6 +242,7 @@ impl Metrics {
             messages_retrieved: families.counter("messages_retrieved_total", "Messages delivered in full by RETR.", &["upstream"])?,
             messages_deleted: families.counter("messages_deleted_total", "Messages that QUIT deleted, by what became of them.", &["upstream", "action"])?,
             bytes: families.counter("bytes_total", "Octets of protocol inside TLS; out is what popgate sent.", &["side", "direction"])?,
+            listing_cache: families.counter("listing_cache_total", "Logins by how much of the mailbox's contents had to be asked.", &["result"])?,
             read_ahead: families.counter("read_ahead_total", "Messages by whether they were asked for before the client wanted them.", &["result"])?,
             submissions: families.counter("submissions_total", "Messages that clients began to send, by what became of them.", &["upstream", "result"])?,
             sent_copies: families.counter("sent_copies_total", "Sent messages by what became of their copy in the folder of sent mail.", &["upstream", "result"])?,
@@ -268,6 +294,9 @@ impl Metrics {
                     .with_label_values(&[command.label(), status]);
             }
         }
+        for result in ListingCache::ALL {
+            self.listing_cache.with_label_values(&[result.label()]);
+        }
         for result in ReadAhead::ALL {
             self.read_ahead.with_label_values(&[result.label()]);
         }
@@ -291,8 +320,10 @@ impl Metrics {
                     .with_label_values(&[upstream, command.label(), status]);
             }
         }
-        self.upstream_connections
-            .with_label_values(&[upstream, "in_use"]);
+        for state in ["in_use", "warm"] {
+            self.upstream_connections
+                .with_label_values(&[upstream, state]);
+        }
         for kind in FailureKind::ALL {
             self.upstream_errors
                 .with_label_values(&[upstream, kind.label()]);
@@ -406,10 +437,10 @@ impl Metrics {
     }
 
     /// A connection to an upstream is open until the guard is dropped.
-    pub fn upstream_connection(&self, upstream: &str) -> OpenGuard {
+    pub fn upstream_connection(&self, upstream: &str, state: &str) -> OpenGuard {
         OpenGuard::new(
             self.upstream_connections
-                .with_label_values(&[upstream, "in_use"]),
+                .with_label_values(&[upstream, state]),
         )
     }
 
@@ -430,6 +461,13 @@ impl Metrics {
         self.messages_deleted
             .with_label_values(&[upstream, action.label()])
             .inc_by(messages as u64);
+    }
+
+    /// A login found out what a mailbox holds.
+    pub fn listing_cache(&self, result: ListingCache) {
+        self.listing_cache
+            .with_label_values(&[result.label()])
+            .inc();
     }
 
     /// So many messages were read ahead, or not.

@@ -3,6 +3,9 @@
 //! What a client sends becomes a [`Credential`] that cannot hold anything which would mean more than
 //! one argument upstream; what the upstream is sent is made from it alone.
 
+use std::hash::{BuildHasher, RandomState};
+use std::{iter, mem};
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
@@ -90,12 +93,22 @@ impl Credential {
             && harmless(secret.expose())
             && authorize_as.is_none_or(harmless);
         sound
-            .then(|| Self {
-                login: login.to_vec(),
-                authorize_as: authorize_as.map(<[u8]>::to_vec),
-                proof,
+            .then(|| {
+                Self {
+                    login: login.to_vec(),
+                    authorize_as: authorize_as.map(<[u8]>::to_vec),
+                    proof,
+                }
+                .named_once()
             })
             .ok_or(Malformed)
+    }
+
+    /// A client that names itself twice wants nothing special; some servers would refuse it.
+    fn named_once(mut self) -> Self {
+        self.authorize_as
+            .take_if(|name| name.is_empty() || *name == self.login);
+        self
     }
 
     /// From the (only) client response of a mechanism; LOGIN has two and is made by [`Credential::password`].
@@ -111,12 +124,46 @@ impl Credential {
         }
     }
 
-    /// Whose credential it is, as typed.
+    /// The same in UTF-8: each of its strings that is not is read as Latin-1. None becomes empty by
+    /// that, nor gets an octet that no upstream could be told.
+    pub fn read_as_latin1(mut self) -> Self {
+        for name in iter::once(&mut self.login).chain(&mut self.authorize_as) {
+            if let Some(utf8) = utf8_of_latin1(name) {
+                *name = utf8;
+            }
+        }
+        // A token is ASCII.
+        if let Proof::Password(password) = &mut self.proof
+            && let Some(utf8) = utf8_of_latin1(password.expose())
+        {
+            *password = Secret::new(utf8);
+        }
+        self.named_once()
+    }
+
+    /// The same with `@` in each of its names at the place that is told of it, if one is.
+    pub fn with_at_sign(mut self, place: impl Fn(&[u8]) -> Option<usize>) -> Self {
+        for name in iter::once(&mut self.login).chain(&mut self.authorize_as) {
+            if let Some(octet) = place(name).and_then(|place| name.get_mut(place)) {
+                *octet = b'@';
+            }
+        }
+        self.named_once()
+    }
+
+    /// By which the same credential is known again under the same keys, and by nobody without them.
+    pub fn fingerprint(&self, keys: &RandomState) -> u64 {
+        let (Proof::Password(secret) | Proof::BearerToken(secret)) = &self.proof;
+        let kind = mem::discriminant(&self.proof);
+        keys.hash_one((&self.login, &self.authorize_as, kind, secret.expose()))
+    }
+
+    /// Whose credential it is.
     pub fn login(&self) -> &[u8] {
         &self.login
     }
 
-    /// Whose mailbox it opens, as typed.
+    /// Whose mailbox it opens.
     pub fn mailbox_owner(&self) -> &[u8] {
         self.authorize_as().unwrap_or(self.login())
     }
@@ -197,6 +244,18 @@ impl Credential {
     }
 }
 
+/// `None` for what is UTF-8 already. Room for all of it is there from the start, so that no copy of a
+/// secret stays behind where a longer one was made.
+fn utf8_of_latin1(text: &[u8]) -> Option<Vec<u8>> {
+    str::from_utf8(text).err()?;
+    let mut utf8 = Vec::with_capacity(2 * text.len());
+    let mut spelt = [0; 2];
+    for octet in text {
+        utf8.extend_from_slice(char::from(*octet).encode_utf8(&mut spelt).as_bytes());
+    }
+    Some(utf8)
+}
+
 /// The base64 of a SASL message.
 pub fn encode(message: &[u8]) -> Secret {
     Secret::new(STANDARD.encode(message).into_bytes())
@@ -221,10 +280,8 @@ fn plain(message: &[u8]) -> Result<Credential, Malformed> {
     else {
         return Err(Malformed);
     };
-    // A client that names itself twice wants nothing special; some servers would refuse it.
-    let authorize_as = Some(authzid).filter(|authzid| !authzid.is_empty() && *authzid != login);
     let password = Proof::Password(Secret::new(password.to_vec()));
-    Credential::new(login, authorize_as, password)
+    Credential::new(login, Some(authzid), password)
 }
 
 /// `user=… ^A auth=Bearer … ^A ^A`
@@ -349,6 +406,57 @@ mod tests {
                 "{broken:?}"
             );
         }
+    }
+
+    #[test]
+    fn what_is_not_utf8_is_latin1_string_by_string() {
+        for (typed, meant) in [
+            (&b"\0jos\xe9\0p\xfc\xff"[..], "\0josé\0püÿ".as_bytes()),
+            (b"\0joe\0p\xfc", "\0joe\0pü".as_bytes()),
+            (b"\0jos\xe9\0p\xc3\xbc", "\0josé\0pü".as_bytes()),
+            (b"\xe4nn\0joe\0x", "änn\0joe\0x".as_bytes()),
+            (b"jos\xe9\0jos\xc3\xa9\0x", "\0josé\0x".as_bytes()),
+            (
+                b"\0joe\0\x80\x85\xa0",
+                "\0joe\0\u{80}\u{85}\u{a0}".as_bytes(),
+            ),
+            (b"\0joe\0x", b"\0joe\0x"),
+        ] {
+            let read = parse(Mechanism::Plain, typed).map(Credential::read_as_latin1);
+            assert_eq!(read, parse(Mechanism::Plain, meant), "{typed:?}");
+        }
+    }
+
+    #[test]
+    fn at_signs_are_put_where_they_are_told_to_be() {
+        let percent = |name: &[u8]| memchr::memchr(b'%', name);
+        for (typed, meant) in [
+            (
+                &b"\0joe%example.org\0a%b"[..],
+                &b"\0joe@example.org\0a%b"[..],
+            ),
+            (b"ann%x\0joe%y\0x", b"ann@x\0joe@y\0x"),
+            (b"joe%x\0joe@x\0x", b"\0joe@x\0x"),
+            (b"\0joe\0x", b"\0joe\0x"),
+        ] {
+            let read = parse(Mechanism::Plain, typed).map(|typed| typed.with_at_sign(percent));
+            assert_eq!(read, parse(Mechanism::Plain, meant), "{typed:?}");
+        }
+        let nowhere = parse(Mechanism::Plain, b"\0joe\0x").expect("sound");
+        assert_eq!(nowhere.clone().with_at_sign(|_| Some(9)), nowhere);
+    }
+
+    #[test]
+    fn a_fingerprint_is_of_all_of_a_credential() {
+        let keys = RandomState::new();
+        let of = |mechanism, message| parse(mechanism, message).expect("sound").fingerprint(&keys);
+        let known = of(Mechanism::Plain, b"\0joe\0x");
+        assert_eq!(of(Mechanism::Plain, b"joe\0joe\0x"), known);
+        for other in [&b"\0joe\0y"[..], b"\0jo\0ex", b"ann\0joe\0x", b"\0ann\0x"] {
+            assert_ne!(of(Mechanism::Plain, other), known, "{other:?}");
+        }
+        let token = of(Mechanism::Xoauth2, b"user=joe\x01auth=Bearer x\x01\x01");
+        assert_ne!(token, known);
     }
 
     #[test]

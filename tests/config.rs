@@ -98,10 +98,12 @@ fn one_upstream_is_enough() {
         .load(&[], &Flags::default())
         .expect("sound");
     assert_eq!(
-        config.pop3.clear,
+        config.pop3.listeners.clear,
         ["127.0.0.1:1110".parse().expect("an address")]
     );
-    assert_eq!(config.pop3.tls, []);
+    assert_eq!(config.pop3.listeners.tls, []);
+    assert_eq!(config.pop3.logins.delimiters, b"");
+    assert_eq!(config.pop3.logins.delay, Duration::ZERO);
     assert_eq!(
         config.admin,
         Some("127.0.0.1:9110".parse().expect("an address"))
@@ -157,7 +159,9 @@ fn every_key_means_what_it_says() {
         [pop3]
         listen = []
         listen_tls = ["[::1]:995", "127.0.0.1:0"]
-        client_workarounds = ["outlook-no-nuls", "oe-ns-eoh"]
+        client_workarounds = ["outlook-no-nuls", "oe-ns-eoh", "eudora-status", "latin1-logins"]
+        login_delimiters = "%#\\"
+        login_delay = "5m"
         [admin]
         listen = "off"
         [tls]
@@ -219,9 +223,11 @@ fn every_key_means_what_it_says() {
     .with_certificates();
     fs::write(folder.path().join("password"), "secret\n").expect("writable");
     let config = folder.load(&[], &Flags::default()).expect("sound");
-    assert_eq!(config.pop3.clear, []);
-    assert_eq!(config.pop3.tls.len(), 2);
-    assert_eq!(config.client_workarounds.len(), 2);
+    assert_eq!(config.pop3.listeners.clear, []);
+    assert_eq!(config.pop3.listeners.tls.len(), 2);
+    assert_eq!(config.pop3.client_workarounds.len(), 4);
+    assert_eq!(config.pop3.logins.delimiters, b"%#\\");
+    assert_eq!(config.pop3.logins.delay, Duration::from_secs(300));
     assert_eq!(config.admin, None);
     let tls = config.tls.expect("set");
     assert_eq!(tls.certificate, folder.path().join("tls.crt"));
@@ -271,6 +277,15 @@ fn every_key_means_what_it_says() {
     assert_eq!(other.maildrop.folder, "Eingang");
     assert_eq!(other.maildrop.mark_seen, MarkSeen::Retrieved);
     assert_eq!(other.maildrop.sessions, Sessions::Exclusive);
+}
+
+#[test]
+fn no_delay_can_be_written() {
+    for none in ["0s", "0m"] {
+        let folder = Folder::new(&format!("{UPSTREAM}[pop3]\nlogin_delay = \"{none}\"\n"));
+        let config = folder.load(&[], &Flags::default()).expect(none);
+        assert_eq!(config.pop3.logins.delay, Duration::ZERO);
+    }
 }
 
 #[test]
@@ -333,7 +348,7 @@ upstream = "defualt"
             "popgate.toml:11: [upstream.default] imap: \"imap.example.com\" is not a URL; write \"imaps://imap.example.com\"",
             "popgate.toml:13: [upstream.default.maildrop] sessions: \"share\" is not known; did you mean \"shared\"?",
             "popgate.toml:16: [[route]] upstream: there is no [upstream.defualt]; did you mean \"default\"?",
-            "popgate.toml:17: [bogus]: unknown section; known here: admin, limits, maildrop, pop3, read_ahead, route, security, smtp, state, timeouts, tls, upstream",
+            "popgate.toml:17: [bogus]: unknown section; known here: admin, limits, listing_cache, maildrop, pop3, read_ahead, route, security, smtp, state, timeouts, tls, upstream",
         ],
     );
 }
@@ -386,6 +401,50 @@ fn each_mistake_has_its_remedy() {
         (
             "[pop3]\nlisten = []",
             "popgate.toml:4: [pop3] listen: leaves nowhere to connect to; write an address, as in [\"127.0.0.1:1110\"]",
+        ),
+        (
+            "[pop3]\nclient_workarounds = [\"latin1\"]",
+            "popgate.toml:4: [pop3] client_workarounds: \"latin1\" is none of outlook-no-nuls, oe-ns-eoh, eudora-status, latin1-logins",
+        ),
+        (
+            "[pop3]\nlogin_delimiters = [\"%\"]",
+            "popgate.toml:4: [pop3] login_delimiters: is a list; write text in quotes",
+        ),
+        (
+            "[pop3]\nlogin_delimiters = \"%@\"",
+            "popgate.toml:4: [pop3] login_delimiters: '@' is no login delimiter; leave it out, it needs nothing to stand for it",
+        ),
+        (
+            "[pop3]\nlogin_delimiters = \".\"",
+            "popgate.toml:4: [pop3] login_delimiters: '.' is no login delimiter; leave it out, domains hold it too",
+        ),
+        (
+            "[pop3]\nlogin_delimiters = \"% #\"",
+            "popgate.toml:4: [pop3] login_delimiters: ' ' is no login delimiter; write punctuation of ASCII, as in \"%#:\"",
+        ),
+        (
+            "[pop3]\nlogin_delimiters = \"at\"",
+            "popgate.toml:4: [pop3] login_delimiters: 'a' is no login delimiter; write punctuation of ASCII, as in \"%#:\"",
+        ),
+        (
+            "[pop3]\nlogin_delimiters = \"§\"",
+            "popgate.toml:4: [pop3] login_delimiters: '§' is no login delimiter; write punctuation of ASCII, as in \"%#:\"",
+        ),
+        (
+            "[pop3]\nlogin_delimiters = \"\\u0000\"",
+            "popgate.toml:4: [pop3] login_delimiters: '\\0' is no login delimiter; write punctuation of ASCII, as in \"%#:\"",
+        ),
+        (
+            "[pop3]\nlogin_delimiters = \"%#%\"",
+            "popgate.toml:4: [pop3] login_delimiters: '%' is no login delimiter; write it once",
+        ),
+        (
+            "[pop3]\nlogin_delay = 30",
+            "popgate.toml:4: [pop3] login_delay: 30 has no unit; write \"30s\" for seconds",
+        ),
+        (
+            "[pop3]\nlogin_delay = \"2years\"",
+            "popgate.toml:4: [pop3] login_delay: \"2years\" is more than a year; write less",
         ),
         (
             "[[pop3]]",
@@ -486,6 +545,14 @@ fn each_mistake_has_its_remedy() {
         (
             "[maildrop]\non_delete = \"shred\"",
             "popgate.toml:4: [maildrop] on_delete: \"shred\" is none of expunge, trash, archive, flag, keep, move:FOLDER",
+        ),
+        (
+            "[maildrop]\nunique_id = \"uid:\"",
+            "popgate.toml:4: [maildrop] unique_id: \"uid:\" names no UIDVALIDITY; write it like \"uid:1700000000\"",
+        ),
+        (
+            "[maildrop]\nunique_id = \"md5\"",
+            "popgate.toml:4: [maildrop] unique_id: \"md5\" is none of dovecot, uid:UIDVALIDITY, uid, cyrus, courier, uw, gmail, emailid",
         ),
         (
             "[maildrop]\nmark_seen = \"always\"",
@@ -614,7 +681,7 @@ fn variables_win_over_the_file_and_flags_over_both() {
         config.upstreams[0].maildrop.on_delete,
         DeletePolicy::Archive
     );
-    assert_eq!(config.pop3.clear.len(), 2);
+    assert_eq!(config.pop3.listeners.clear.len(), 2);
     assert!(
         matches!(config.cleartext_login, CleartextLogin::From(networks) if networks.len() == 2)
     );
@@ -629,7 +696,7 @@ fn variables_win_over_the_file_and_flags_over_both() {
     let config = folder.load(&variables, &flags).expect("sound");
     assert_eq!(config.upstreams[0].imap.host, "flag");
     assert_eq!(
-        config.pop3.clear,
+        config.pop3.listeners.clear,
         ["127.0.0.1:4".parse().expect("an address")]
     );
 }
@@ -689,7 +756,7 @@ fn tls_brings_a_listener_of_its_own() {
     .with_certificates();
     let config = folder.load(&[], &Flags::default()).expect("sound");
     assert_eq!(
-        config.pop3.tls,
+        config.pop3.listeners.tls,
         ["127.0.0.1:1995".parse().expect("an address")]
     );
 }

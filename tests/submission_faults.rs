@@ -1,5 +1,6 @@
-//! Every transcript of submission without TLS again, with the way to popgate trickled, and cut, reset or
-//! stalled at every octet; and every way to smuggle one message within another.
+//! Every transcript of submission again, with either leg trickled, the way from the upstream cut and stalled
+//! at every octet that popgate reads of it, and the way from the client cut and reset at every octet, those of
+//! TLS included; and every way to smuggle one message within another.
 //!
 //! Both ends are actors: the upstream answers each command as its script has it, the client goes on when
 //! its replies have come. Whatever breaks, this must hold:
@@ -15,7 +16,6 @@
 
 mod support;
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -27,34 +27,26 @@ use support::spelling::{difference, shown};
 use support::stage::{Faults, Scenery};
 use support::wire::Fault;
 
-/// Octets of one piece at which faults are tried: all of them up to this, of more a selection.
-const OCTETS_ALL: usize = 300;
-
-/// A longer piece is broken at so many places.
-const PLACES: usize = 40;
-
 #[test]
 fn whatever_breaks_nothing_is_sent_twice_or_claimed() {
     let transcripts: Vec<Transcript> = support::submission_transcripts()
         .iter()
-        .filter(|transcript| !transcript.has_tls())
         .map(|transcript| match transcript.in_one_piece {
             true => transcript.clone(),
             false => paired(transcript),
         })
         .collect();
     let next = AtomicUsize::new(0);
-    let places = AtomicUsize::new(0);
+    let octets = AtomicUsize::new(0);
     let failures = Mutex::new(Vec::new());
-    let scenes = Mutex::new(HashSet::new());
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 let runtime = runtime();
                 while let Some(transcript) = transcripts.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    match runtime.block_on(sweep(transcript, &scenes)) {
-                        Ok(swept) => drop(places.fetch_add(swept, Ordering::Relaxed)),
+                    match runtime.block_on(sweep(transcript)) {
+                        Ok(swept) => drop(octets.fetch_add(swept, Ordering::Relaxed)),
                         Err(failure) => {
                             let failure = format!("{}: {failure}", transcript.name);
                             failures.lock().expect("no panic").push(failure);
@@ -65,9 +57,9 @@ fn whatever_breaks_nothing_is_sent_twice_or_claimed() {
         }
     });
     println!(
-        "{} transcripts, broken at {} places, each in two ways; all trickled",
+        "{} transcripts, broken at {} octets, each in two ways; all trickled",
         transcripts.len(),
-        places.load(Ordering::Relaxed)
+        octets.load(Ordering::Relaxed)
     );
     let failures = failures.into_inner().expect("no panic");
     let shown: Vec<&str> = failures.iter().take(10).map(String::as_str).collect();
@@ -87,11 +79,8 @@ fn runtime() -> tokio::runtime::Runtime {
         .expect("a runtime")
 }
 
-/// Scenes that some transcript has been broken in: once is enough.
-type Scenes = Mutex<HashSet<(bool, String)>>;
-
-/// At how many places it was broken.
-async fn sweep(transcript: &Transcript, scenes: &Scenes) -> Result<usize, String> {
+/// At how many octets it was broken.
+async fn sweep(transcript: &Transcript) -> Result<usize, String> {
     let scenery = Scenery::of(transcript);
     let sound = run(&scenery, Faults::NONE).await?;
     is_as_written(transcript, &sound)?;
@@ -111,14 +100,14 @@ async fn sweep(transcript: &Transcript, scenes: &Scenes) -> Result<usize, String
             same(&sound, &trickled).map_err(|error| format!("{faults:?}: {error}"))?;
         }
     }
-    let mut places = 0;
-    for (is_client, connection, octets) in places_of(transcript, scenes) {
+    let places = places_of(&sound);
+    for (is_client, connection, octets) in &places {
         let kinds = match is_client {
-            true => [Fault::Cut(octets), Fault::Reset(octets)],
-            false => [Fault::Cut(octets), Fault::Stall(octets)],
+            true => [Fault::Cut(*octets), Fault::Reset(*octets)],
+            false => [Fault::Cut(*octets), Fault::Stall(*octets)],
         };
         for fault in kinds {
-            let at = Some((connection, fault));
+            let at = Some((*connection, fault));
             let faults = match is_client {
                 true => Faults {
                     client: at,
@@ -131,40 +120,46 @@ async fn sweep(transcript: &Transcript, scenes: &Scenes) -> Result<usize, String
             };
             let result = run(&scenery, faults).await;
             result
-                .and_then(|broken| holds(&sound, &broken))
+                .and_then(|broken| {
+                    it_broke_there(&broken, faults)?;
+                    holds(&sound, &broken)
+                })
                 .map_err(|error| format!("{faults:?}: {error}"))?;
         }
-        places += 1;
     }
-    Ok(places)
+    Ok(places.len())
 }
 
-/// Where connections are to break: whose, which, behind how many octets.
-fn places_of(transcript: &Transcript, scenes: &Scenes) -> Vec<(bool, usize, usize)> {
-    let mut sent: HashMap<(bool, usize), usize> = HashMap::new();
-    let mut places = Vec::new();
-    let mut new_here = HashSet::new();
-    let mut scenes = scenes.lock().expect("no panic");
-    for step in &transcript.steps {
-        let (connection, octets) = match &step.act {
-            Act::ClientSays(octets) => ((true, step.client), octets.len()),
-            Act::UpstreamSays(dial, octets) => ((false, *dial), octets.len()),
-            _ => continue,
-        };
-        let sent = sent.entry(connection).or_default();
-        let stride = match octets {
-            ..=OCTETS_ALL => 1,
-            _ => octets.div_ceil(PLACES),
-        };
-        let is_new = step.scene.as_ref().is_none_or(|scene| {
-            let scene = (connection.0, scene.clone());
-            new_here.contains(&scene) || (scenes.insert(scene.clone()) && new_here.insert(scene))
-        });
-        let within = (0..octets).step_by(stride).filter(|_| is_new);
-        places.extend(within.map(|place| (connection.0, connection.1, *sent + place)));
-        *sent += octets;
+/// Where connections are to break: whether a client's, which, behind how many octets.
+fn places_of(sound: &Run) -> Vec<(bool, usize, usize)> {
+    let clients = sound.client_octets.iter().map(|octets| (true, *octets));
+    let dials = sound.dial_octets.iter().map(|octets| (false, *octets));
+    let every = |connections: Vec<(bool, usize)>| {
+        let connections = connections.into_iter().enumerate();
+        connections.flat_map(|(number, (is_client, octets))| {
+            (0..=octets).map(move |place| (is_client, number, place))
+        })
+    };
+    every(clients.collect())
+        .chain(every(dials.collect()))
+        .collect()
+}
+
+/// A fault that did not come about has shown nothing.
+fn it_broke_there(broken: &Run, faults: Faults) -> Result<(), String> {
+    let (octets, fault) = match (faults.dial, faults.client) {
+        (Some((dial, fault)), _) => (broken.dial_octets.get(dial), fault),
+        (_, Some((client, fault))) => (broken.client_octets.get(client), fault),
+        _ => return Ok(()),
+    };
+    let place = match fault {
+        Fault::Cut(place) | Fault::Reset(place) | Fault::Stall(place) => place,
+        Fault::None | Fault::Trickle => return Ok(()),
+    };
+    match octets == Some(&place) {
+        true => Ok(()),
+        false => Err(format!("popgate reads {octets:?} octets instead")),
     }
-    places
 }
 
 /// The actors are true to the transcript, as long as nothing breaks.
@@ -250,8 +245,12 @@ fn holds(sound: &Run, broken: &Run) -> Result<(), String> {
     }
 }
 
-/// What is cut off behind a CR may have been cut by the fault, and what follows STARTTLS is a handshake.
+/// What is cut off behind a CR may have been cut by the fault, and what follows STARTTLS is a handshake. So
+/// is all that an upstream hears that the script does not have, if its other ones speak TLS.
 fn has_bare_newline(said: &[u8]) -> bool {
+    if said.starts_with(HANDSHAKE) {
+        return false;
+    }
     let start_tls = memchr::memmem::find(said, b"STARTTLS\r\n");
     let said = &said[..start_tls.unwrap_or(said.len())];
     (0..said.len()).any(|at| match said[at] {
@@ -260,6 +259,9 @@ fn has_bare_newline(said: &[u8]) -> bool {
         _ => false,
     })
 }
+
+/// How a record of a handshake begins (RFC 8446 §5.1), and no command of SMTP.
+const HANDSHAKE: &[u8] = b"\x16\x03";
 
 /// What some server, somewhere, has taken for the end of a message, and what has been tried against it.
 const ENDS: &[&[u8]] = &[

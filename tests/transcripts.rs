@@ -6,6 +6,7 @@ mod support;
 
 use std::fmt::Write;
 
+use support::end::End;
 use support::script::{Act, Dialled, Handshake, Side, Step, Transcript};
 use support::spelling::{difference, shown, without_references};
 use support::stage::{Faults, Scenery, Stage};
@@ -61,8 +62,7 @@ struct Play<'a> {
 struct Leg {
     side: Side,
     client: usize,
-    wire: Wire,
-    tls: Option<Tls>,
+    end: End,
     /// Heard, but not yet asked for.
     heard: Vec<u8>,
 }
@@ -82,7 +82,12 @@ impl Play<'_> {
             Act::Tls(side, handshake) => self.shake_hands(*side, *handshake, step.client).await?,
             Act::Closed(side) => {
                 self.expect_quiet()?;
-                if !self.leg(*side, step.client)?.wire.is_closed_by_popgate() {
+                if !self
+                    .leg(*side, step.client)?
+                    .end
+                    .wire
+                    .is_closed_by_popgate()
+                {
                     return Err("popgate has not closed that connection".to_owned());
                 }
             }
@@ -97,9 +102,11 @@ impl Play<'_> {
     /// Whatever somebody else than popgate does.
     async fn act(&mut self, step: &Step) -> Result<(), String> {
         match &step.act {
-            Act::ClientSays(octets) => self.leg(Side::Client, step.client)?.say(octets),
+            Act::ClientSays(octets) => self.leg(Side::Client, step.client)?.end.say(octets),
             Act::UpstreamSays(dial, octets) => {
-                self.leg(Side::Upstream(*dial), step.client)?.say(octets);
+                self.leg(Side::Upstream(*dial), step.client)?
+                    .end
+                    .say(octets);
             }
             Act::Connect => {
                 self.stage.connect(self.transcript);
@@ -107,11 +114,13 @@ impl Play<'_> {
                 self.legs.push(Leg::new(Side::Client, step.client, wire));
             }
             Act::GetToKnow => self.stage.get_to_know(self.transcript),
+            Act::KeepWarm => self.stage.keep_warm(),
             Act::Wait(time) => sleep(*time).await,
-            Act::Eof(side) => self.leg(*side, step.client)?.wire.end(),
-            Act::Reset(side) => self.leg(*side, step.client)?.wire.reset(),
+            Act::Eof(side) => self.leg(*side, step.client)?.end.wire.end(),
+            Act::Reset(side) => self.leg(*side, step.client)?.end.wire.reset(),
             Act::Room(octets) => self
                 .leg(Side::Client, step.client)?
+                .end
                 .wire
                 .limit_room(*octets),
             Act::Drain => self.stage.gateway.draining.cancel(),
@@ -195,35 +204,32 @@ impl Play<'_> {
         client: usize,
     ) -> Result<(), String> {
         let leg = self.leg(side, client)?;
-        let mut tls = match side {
-            Side::Client => Tls::as_client(),
-            Side::Upstream(_) => Tls::as_server(),
+        let tls = match (side, handshake) {
+            (Side::Client, Handshake::SucceedsNameless) => Tls::as_nameless_client(),
+            (Side::Client, Handshake::Succeeds | Handshake::Fails) => Tls::as_client(),
+            (Side::Upstream(_), _) => Tls::as_server(),
         };
         let first_flight = std::mem::take(&mut leg.heard);
-        let mut result = tls
-            .take(&leg.wire, &first_flight)
-            .map(drop)
-            .map_err(|error| error.to_string());
-        leg.tls = Some(tls);
+        let begun = leg.end.begin_tls(tls, &first_flight);
+        let mut result = begun.map_err(|error| error.to_string());
         // A handshake is two flights; a few more do no harm.
         for _ in 0..6 {
             self.stage.settle().await;
             result = result.and(self.leg(side, client)?.listen());
         }
-        let is_done = match &self.leg(side, client)?.tls {
-            Some(tls) => result.is_ok() && !tls.is_handshaking(),
-            None => false,
-        };
+        let is_done = result.is_ok() && self.leg(side, client)?.end.is_secured();
         match (is_done, handshake) {
-            (true, Handshake::Succeeds) => Ok(()),
+            (true, Handshake::Succeeds | Handshake::SucceedsNameless) => Ok(()),
             (false, Handshake::Fails) => {
                 let leg = self.leg(side, client)?;
-                leg.tls = None;
+                leg.end.forget_tls();
                 leg.heard.clear();
                 Ok(())
             }
             (true, Handshake::Fails) => Err("the handshake has succeeded".to_owned()),
-            (false, Handshake::Succeeds) => Err(format!("the handshake has failed: {result:?}")),
+            (false, Handshake::Succeeds | Handshake::SucceedsNameless) => {
+                Err(format!("the handshake has failed: {result:?}"))
+            }
         }
     }
 
@@ -255,29 +261,15 @@ impl Leg {
         Self {
             side,
             client,
-            wire,
-            tls: None,
+            end: End::new(wire),
             heard: Vec::new(),
         }
     }
 
     fn listen(&mut self) -> Result<(), String> {
-        let octets = self.wire.take();
-        let octets = match &mut self.tls {
-            Some(tls) => tls
-                .take(&self.wire, &octets)
-                .map_err(|error| error.to_string())?,
-            None => octets,
-        };
+        let octets = self.end.listen().map_err(|error| error.to_string())?;
         self.heard.extend(octets);
         Ok(())
-    }
-
-    fn say(&mut self, octets: &[u8]) {
-        match &mut self.tls {
-            Some(tls) => tls.send(&self.wire, octets),
-            None => self.wire.send(octets),
-        }
     }
 
     fn unheard(&self) -> Option<String> {

@@ -1,34 +1,42 @@
-//! Who may log in: which upstream a login belongs to, how many sessions it may have, and who has a
-//! maildrop to itself.
+//! Who may log in: which upstream a login belongs to, how many sessions it may have and how often, and
+//! who has a maildrop to itself.
+
+mod login_delay;
+mod login_name;
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dashmap::DashMap;
 
 use crate::config;
 use crate::failure::{Failure, FailureKind};
+use crate::sasl::Credential;
 use crate::upstream::Upstream;
+use login_delay::LoginDelay;
 
 /// A mailbox as the memory of popgate knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MailboxKey {
     /// The upstream's name in the config.
     pub upstream: Arc<str>,
-    /// Whose it is, as the client typed it.
+    /// Whose it is, as the upstream was told.
     pub owner: Vec<u8>,
     /// As in the config.
     pub folder: String,
 }
 
-/// An upstream's name in the config, and the owner of the mailbox as the client typed it.
+/// An upstream's name in the config, and the owner of the mailbox as the upstream was told.
 type AccountKey = (Arc<str>, Vec<u8>);
 
 /// All accounts: today, whoever the upstreams let in.
 pub struct Accounts {
     routes: config::Routes,
     upstreams: HashMap<Arc<str>, Arc<Upstream>>,
+    login_delimiters: Vec<u8>,
+    login_delay: LoginDelay,
     connections_per_account: usize,
     connections: Counts<AccountKey>,
     exclusive: Counts<MailboxKey>,
@@ -39,12 +47,15 @@ impl Accounts {
     pub fn new(
         routes: config::Routes,
         upstreams: impl IntoIterator<Item = Arc<Upstream>>,
+        logins: config::Logins,
         connections_per_account: usize,
     ) -> Self {
         let by_name = |upstream: Arc<Upstream>| (upstream.settings().name.clone(), upstream);
         Self {
             routes,
             upstreams: upstreams.into_iter().map(by_name).collect(),
+            login_delimiters: logins.delimiters,
+            login_delay: LoginDelay::new(logins.delay),
             connections_per_account,
             connections: Counts::default(),
             exclusive: Counts::default(),
@@ -54,6 +65,14 @@ impl Accounts {
     /// All upstreams.
     pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
         self.upstreams.values()
+    }
+
+    /// Which octet of a login as typed stands for `@`; none where a `[[route]]` knows it as it is.
+    pub fn delimiter(&self, typed: &[u8]) -> Option<usize> {
+        match self.routes.matching(&String::from_utf8_lossy(typed)) {
+            Some(_) => None,
+            None => login_name::delimiter(typed, &self.login_delimiters),
+        }
     }
 
     /// The upstream for a login.
@@ -71,6 +90,29 @@ impl Accounts {
             })
     }
 
+    /// How long an accepted credential has to wait before it is let in again.
+    pub fn login_delay(&self) -> Duration {
+        self.login_delay.duration()
+    }
+
+    /// Leave to ask the upstream whether this credential is right.
+    ///
+    /// # Errors
+    /// `LoginTooSoon` when it was accepted less than the delay ago.
+    pub fn attempt(&self, upstream: &Upstream, credential: &Credential) -> Result<(), Failure> {
+        let account = account_key(upstream, credential.mailbox_owner());
+        match self.login_delay.is_too_soon(&account, credential) {
+            true => Err(FailureKind::LoginTooSoon.because("pop3.login_delay has not passed")),
+            false => Ok(()),
+        }
+    }
+
+    /// A session of this credential has begun.
+    pub fn note_login(&self, upstream: &Upstream, credential: &Credential) {
+        let account = account_key(upstream, credential.mailbox_owner());
+        self.login_delay.note(account, credential);
+    }
+
     /// Leave to have one more connection to this owner's mailboxes, until the permit is dropped.
     ///
     /// # Errors
@@ -80,9 +122,8 @@ impl Accounts {
         upstream: &Upstream,
         owner: &[u8],
     ) -> Result<Permit<AccountKey>, Failure> {
-        let account = (upstream.settings().name.clone(), owner.to_vec());
         self.connections
-            .take(account, self.connections_per_account)
+            .take(account_key(upstream, owner), self.connections_per_account)
             .ok_or_else(|| {
                 FailureKind::Overloaded
                     .because("limits.upstream_connections_per_account is reached")
@@ -99,6 +140,10 @@ impl Accounts {
                 .because("maildrop.sessions is exclusive, and another session has it")
         })
     }
+}
+
+fn account_key(upstream: &Upstream, owner: &[u8]) -> AccountKey {
+    (upstream.settings().name.clone(), owner.to_vec())
 }
 
 /// How many of something are out, by key; a key is forgotten when none are.

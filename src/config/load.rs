@@ -13,9 +13,9 @@ use super::report::{Problems, Report, nearest};
 use super::section::Section;
 use super::setting::Setting;
 use super::{
-    CertificateFiles, CleartextLogin, ClientWorkaround, Config, Endpoint, EndpointSecurity, Limits,
-    Listeners, MaildropSettings, READ_AHEAD_OCTETS, Routes, SenderPolicy, Service, Timeouts,
-    Upstream, endpoint, loopback, submission,
+    CertificateFiles, CleartextLogin, Config, Endpoint, EndpointSecurity, LISTING_CACHE_OCTETS,
+    Limits, Listeners, Logins, MaildropSettings, Pop3, READ_AHEAD_OCTETS, Routes, SenderPolicy,
+    Service, Timeouts, Upstream, WARM_CONNECTIONS, endpoint, loopback, submission,
 };
 use crate::maildrop::DeletePolicy;
 use crate::tls::{certificates, check_pair, private_key};
@@ -59,13 +59,14 @@ pub fn admin_address(
 fn config(mut root: Section<'_>) -> Config {
     let tls_section = root.section("tls");
     let has_tls = tls_section.is_some();
-    let (pop3, client_workarounds) = pop3(root.section("pop3"), has_tls);
+    let pop3 = pop3(root.section("pop3"), has_tls);
     let tls = tls_section.and_then(tls);
     let admin = admin(root.section("admin"));
     let cleartext_login = security(root.section("security"));
     let timeouts = timeouts(root.section("timeouts"));
     let limits = limits(root.section("limits"));
-    let read_ahead_octets = read_ahead(root.section("read_ahead"));
+    let read_ahead_octets = octets(root.section("read_ahead"), READ_AHEAD_OCTETS);
+    let listing_cache_octets = octets(root.section("listing_cache"), LISTING_CACHE_OCTETS);
     state(root.section("state"));
     let maildrop = maildrop(root.section("maildrop"), &MaildropSettings::default());
     let mut smtp = root.section("smtp");
@@ -79,7 +80,6 @@ fn config(mut root: Section<'_>) -> Config {
     root.finish();
     Config {
         pop3,
-        client_workarounds,
         smtp,
         admin,
         tls,
@@ -87,25 +87,32 @@ fn config(mut root: Section<'_>) -> Config {
         timeouts,
         limits,
         read_ahead_octets,
+        listing_cache_octets,
         upstreams,
         routes,
     }
 }
 
-fn pop3(section: Option<Section<'_>>, has_tls: bool) -> (Listeners, Vec<ClientWorkaround>) {
-    let defaults = Listeners {
-        clear: vec![loopback(1110)],
-        tls: Vec::from_iter(has_tls.then(|| loopback(1995))),
+fn pop3(section: Option<Section<'_>>, has_tls: bool) -> Pop3 {
+    let defaults = Pop3 {
+        listeners: Listeners {
+            clear: vec![loopback(1110)],
+            tls: Vec::from_iter(has_tls.then(|| loopback(1995))),
+        },
+        ..Pop3::default()
     };
     let Some(mut section) = section else {
-        return (defaults, Vec::new());
+        return defaults;
     };
-    let client_workarounds = section
-        .list("client_workarounds", Setting::word)
-        .unwrap_or_default();
-    let listeners = listeners(&mut section, has_tls, defaults);
+    let pop3 = Pop3 {
+        client_workarounds: section
+            .list("client_workarounds", Setting::word)
+            .unwrap_or_default(),
+        logins: logins(&mut section),
+        listeners: listeners(&mut section, has_tls, defaults.listeners),
+    };
     section.finish();
-    (listeners, client_workarounds)
+    pop3
 }
 
 /// `listen` and `listen_tls`, which are as in `defaults` when neither is there.
@@ -141,6 +148,17 @@ pub(super) fn listeners(
     };
     refuse_duplicates(section, &listeners);
     listeners
+}
+
+fn logins(section: &mut Section<'_>) -> Logins {
+    Logins {
+        delimiters: section
+            .take("login_delimiters", Setting::delimiters)
+            .unwrap_or_default(),
+        delay: section
+            .take("login_delay", Setting::duration_or_none)
+            .unwrap_or_default(),
+    }
 }
 
 /// Port 0 is a different one each time.
@@ -274,13 +292,14 @@ fn limits(section: Option<Section<'_>>) -> Limits {
     limits
 }
 
-fn read_ahead(section: Option<Section<'_>>) -> u64 {
+/// `[read_ahead]` and `[listing_cache]` have this one key.
+fn octets(section: Option<Section<'_>>, default: u64) -> u64 {
     let Some(mut section) = section else {
-        return READ_AHEAD_OCTETS;
+        return default;
     };
     let octets = section.take("octets", Setting::octets);
     section.finish();
-    octets.unwrap_or(READ_AHEAD_OCTETS)
+    octets.unwrap_or(default)
 }
 
 fn state(section: Option<Section<'_>>) {
@@ -379,7 +398,11 @@ fn upstream(name: &str, mut section: Section<'_>, outer: &Outer) -> Option<Upstr
         let path = setting.path()?;
         certificates(&path).map(|_| path)
     });
-    let quirks = provider.map(Provider::quirks).unwrap_or_default();
+    let mut quirks = provider.map(Provider::quirks).unwrap_or_default();
+    if let Some(pipelining) = section.take("pipelining", Setting::switch) {
+        quirks.one_command_at_a_time = !pipelining;
+    }
+    let warm_connections = section.take("warm_connections", Setting::warm_connections);
     let maildrop = maildrop(section.section("maildrop"), &outer.maildrop);
     section.finish();
     Some(Upstream {
@@ -389,6 +412,9 @@ fn upstream(name: &str, mut section: Section<'_>, outer: &Outer) -> Option<Upstr
         sender,
         ca_file,
         quirks,
+        warm_connections: warm_connections
+            .or_else(|| provider.map(Provider::warm_connections))
+            .unwrap_or(WARM_CONNECTIONS),
         maildrop,
     })
 }

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Endpoint, EndpointSecurity, Quirks, Service};
+use super::{Endpoint, EndpointSecurity, Quirks, Service, WARM_CONNECTIONS};
 
 /// A provider with a preset.
 ///
@@ -82,6 +82,20 @@ impl Provider {
             host: host.to_owned(),
             port,
             security,
+        }
+    }
+
+    /// How many connections may wait there for the next login: none where they are known to be dear.
+    pub(super) fn warm_connections(self) -> usize {
+        match self {
+            Self::Outlook | Self::Yahoo | Self::Netease => 0,
+            Self::Gmail
+            | Self::Icloud
+            | Self::Fastmail
+            | Self::Zoho
+            | Self::ProtonBridge
+            | Self::Yandex
+            | Self::Gmx => WARM_CONNECTIONS,
         }
     }
 

@@ -17,6 +17,9 @@ use super::report::{Place, nearest};
 /// Longer is a mistake, and the sum of such a time and now must not overflow.
 const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
+/// More would not be faster, and some providers count them.
+const WARM_CONNECTIONS_MAX: usize = 16;
+
 /// Far beyond every machine, and within what a semaphore can count.
 const COUNT_MAX: i128 = u32::MAX as i128;
 
@@ -82,13 +85,17 @@ impl Setting {
         }
     }
 
+    fn number(&self) -> Result<i128, String> {
+        match (&self.kind, self.untyped().map(i128::from_str)) {
+            (ValueKind::I128(number), _) => Ok(*number),
+            (_, Some(Ok(number))) => Ok(number),
+            (kind, _) => Err(format!("is {}; write a whole number", described(kind))),
+        }
+    }
+
     /// A whole number from 1 on.
     pub(super) fn count(&self) -> Result<usize, String> {
-        let number = match (&self.kind, self.untyped().map(i128::from_str)) {
-            (ValueKind::I128(number), _) => *number,
-            (_, Some(Ok(number))) => number,
-            (kind, _) => return Err(format!("is {}; write a whole number", described(kind))),
-        };
+        let number = self.number()?;
         match usize::try_from(number) {
             Ok(count @ 1..) if number <= COUNT_MAX => Ok(count),
             Ok(1..) => Err(format!("is more than {COUNT_MAX}; write a smaller number")),
@@ -96,8 +103,30 @@ impl Setting {
         }
     }
 
+    /// A small number, also none.
+    pub(super) fn warm_connections(&self) -> Result<usize, String> {
+        let number = self.number()?;
+        match usize::try_from(number) {
+            Ok(count @ 0..=WARM_CONNECTIONS_MAX) => Ok(count),
+            _ => Err(format!(
+                "is {number}; write a number from 0 to {WARM_CONNECTIONS_MAX}"
+            )),
+        }
+    }
+
     /// A time that is longer than none.
     pub(super) fn duration(&self) -> Result<Duration, String> {
+        match self.duration_or_none()? {
+            Duration::ZERO => Err(format!(
+                "{:?} is no time at all; write \"30s\" or more",
+                self.text()?
+            )),
+            duration => Ok(duration),
+        }
+    }
+
+    /// A time, also none.
+    pub(super) fn duration_or_none(&self) -> Result<Duration, String> {
         let text = match &self.kind {
             ValueKind::I128(number) => {
                 return Err(format!(
@@ -107,7 +136,6 @@ impl Setting {
             _ => self.text()?,
         };
         match humantime::parse_duration(text) {
-            Ok(Duration::ZERO) => Err(format!("{text:?} is no time at all; write \"30s\" or more")),
             Ok(duration) if duration > DURATION_MAX => {
                 Err(format!("{text:?} is more than a year; write less"))
             }
@@ -192,6 +220,25 @@ impl Setting {
                     format!("{text:?} is not a pattern ({reason}); write it like \"*@example.org\"")
                 }),
         }
+    }
+
+    /// Characters that stand for `@` in a login.
+    pub(super) fn delimiters(&self) -> Result<Vec<u8>, String> {
+        let text = self.text()?;
+        for (place, character) in text.char_indices() {
+            let remedy = match character {
+                '@' => "leave it out, it needs nothing to stand for it",
+                // Where a login has several delimiters, the domain is behind the last.
+                '.' | '-' => "leave it out, domains hold it too",
+                _ if !character.is_ascii_punctuation() => {
+                    "write punctuation of ASCII, as in \"%#:\""
+                }
+                _ if text[..place].contains(character) => "write it once",
+                _ => continue,
+            };
+            return Err(format!("{character:?} is no login delimiter; {remedy}"));
+        }
+        Ok(text.as_bytes().to_vec())
     }
 
     /// The name of an IMAP mailbox.

@@ -170,7 +170,7 @@ pub fn settings(addresses: Addresses) -> Config {
     let mut sample = Upstream::new("sample", endpoint(Service::Imap, addresses.upstream));
     sample.smtp = Some(endpoint(Service::Submission, addresses.submission_upstream));
     let mut config = Config::for_upstream(sample);
-    config.pop3.clear = vec![addresses.pop3];
+    config.pop3.listeners.clear = vec![addresses.pop3];
     config.smtp.listeners.clear = vec![addresses.smtp];
     config.admin = Some(addresses.admin);
     config

@@ -54,6 +54,8 @@ pub enum Capability {
     GmailExtensions,
     /// RFC 4731
     ExtendedSearch,
+    /// RFC 7162
+    CondStore,
     /// AUTH=PLAIN
     AuthPlain,
     /// AUTH=LOGIN
@@ -85,6 +87,7 @@ const CAPABILITY_NAMES: &[(&str, Capability)] = &[
     ("OBJECTID", Capability::ObjectId),
     ("X-GM-EXT-1", Capability::GmailExtensions),
     ("ESEARCH", Capability::ExtendedSearch),
+    ("CONDSTORE", Capability::CondStore),
     ("AUTH=PLAIN", Capability::AuthPlain),
     ("AUTH=LOGIN", Capability::AuthLogin),
     ("AUTH=XOAUTH2", Capability::AuthXoauth2),

@@ -6,8 +6,9 @@ use zeroize::Zeroizing;
 
 pub use append::AppendedHeader;
 
+use super::capability::{Capabilities, Capability};
 use super::fetch::HIDDEN_KEYWORD;
-use super::ids::{Uid, UidSet};
+use super::ids::{ModSeq, Uid, UidSet};
 use super::response::Tag;
 use crate::secret::Secret;
 
@@ -20,6 +21,7 @@ pub const UIDS_MAX: u32 = 200;
 const LITERAL_MINUS_OCTETS_MAX: u64 = 4096;
 
 /// A command without its tag, ready for the wire.
+#[derive(PartialEq, Eq)]
 pub struct Command {
     name: CommandName,
     octets: Zeroizing<Vec<u8>>,
@@ -116,6 +118,18 @@ pub enum Literals {
     Plus,
 }
 
+impl From<Capabilities> for Literals {
+    fn from(capabilities: Capabilities) -> Self {
+        if capabilities.has(Capability::LiteralPlus) {
+            Self::Plus
+        } else if capabilities.has(Capability::LiteralMinus) {
+            Self::Minus
+        } else {
+            Self::Synchronizing
+        }
+    }
+}
+
 /// A mailbox name as the wire has it: modified UTF-7 (RFC 3501 §5.1.3), or UTF-8 once that is enabled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MailboxName(Vec<u8>);
@@ -128,6 +142,14 @@ impl MailboxName {
             true => Self(b"INBOX".to_vec()),
             false => Self(name),
         }
+    }
+
+    /// A name from the config as an upstream with these capabilities spells it, once UTF-8 has been
+    /// enabled or not.
+    pub fn spelt_at(capabilities: Capabilities, name: &str, utf8: bool) -> Self {
+        let only_rev2 =
+            capabilities.has(Capability::Imap4Rev2) && !capabilities.has(Capability::Imap4Rev1);
+        Self::encode(name, utf8 || only_rev2)
     }
 
     /// A name from the config.
@@ -169,6 +191,26 @@ pub enum ListingIdentity {
     EmailId,
 }
 
+/// Of which messages a listing is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListingRange {
+    /// The lowest UID.
+    pub first: Uid,
+    /// The highest UID; `None` for `*`, the highest that there is.
+    pub last: Option<Uid>,
+    /// Of those that came or changed since (RFC 7162); of all, if `None`.
+    pub changed_since: Option<ModSeq>,
+}
+
+impl ListingRange {
+    /// All messages.
+    pub const ALL: Self = Self {
+        first: Uid::FIRST,
+        last: None,
+        changed_since: None,
+    };
+}
+
 /// What a SEARCH asks of messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SearchedState {
@@ -178,6 +220,31 @@ pub enum SearchedState {
     Undeleted,
     /// That they do not bear [`HIDDEN_KEYWORD`].
     Unhidden,
+    /// That they bear `\Seen`.
+    Seen,
+    /// That they bear `\Deleted`.
+    Deleted,
+    /// That they bear `\Deleted` or [`HIDDEN_KEYWORD`].
+    DeletedOrHidden,
+}
+
+/// How a SEARCH is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SearchAnswer {
+    /// With a number a message.
+    Numbers,
+    /// With ranges (RFC 4731).
+    Ranges,
+}
+
+/// The shorter one, where the upstream can give it.
+impl From<Capabilities> for SearchAnswer {
+    fn from(capabilities: Capabilities) -> Self {
+        match capabilities.has(Capability::ExtendedSearch) {
+            true => Self::Ranges,
+            false => Self::Numbers,
+        }
+    }
 }
 
 /// What a STORE does.
@@ -204,6 +271,11 @@ impl Command {
     /// Which command this is.
     pub fn name(&self) -> CommandName {
         self.name
+    }
+
+    /// Whether it can be sent in one go, without waiting for the upstream in between.
+    pub fn is_in_one_part(&self) -> bool {
+        self.pauses.is_empty()
     }
 
     /// The parts between which the upstream must be heard, the first behind the tag.
@@ -283,23 +355,34 @@ impl Command {
         writer.end()
     }
 
-    /// `SELECT mailbox`
-    pub fn select(mailbox: &MailboxName, literals: Literals) -> Self {
+    /// `SELECT mailbox [(CONDSTORE)]`. Some servers count modifications only once they are asked to.
+    pub fn select(mailbox: &MailboxName, capabilities: Capabilities) -> Self {
         let mut writer = Writer::new(CommandName::Select, "SELECT ");
-        writer.astring(mailbox.as_bytes(), literals);
+        writer.astring(mailbox.as_bytes(), Literals::from(capabilities));
+        if capabilities.has(Capability::CondStore) {
+            writer.text(" (CONDSTORE)");
+        }
         writer.end()
     }
 
-    /// `UID FETCH 1:last (UID RFC822.SIZE FLAGS …)`; without `last`, of all messages.
-    pub fn fetch_listing(last: Option<Uid>, identity: ListingIdentity) -> Self {
+    /// `UID FETCH first:last (UID RFC822.SIZE FLAGS …) [(CHANGEDSINCE …)]`
+    pub fn fetch_listing(range: ListingRange, identity: ListingIdentity) -> Self {
         let items = match identity {
             ListingIdentity::Uid => "UID RFC822.SIZE FLAGS",
             ListingIdentity::GmailMessageId => "UID RFC822.SIZE FLAGS X-GM-MSGID",
             ListingIdentity::EmailId => "UID RFC822.SIZE FLAGS EMAILID",
         };
+        let ListingRange {
+            first,
+            last,
+            changed_since,
+        } = range;
         let last = last.map_or("*".to_owned(), |last| last.to_string());
         let mut writer = Writer::new(CommandName::FetchListing, "UID FETCH ");
-        writer.text(&format!("1:{last} ({items})"));
+        writer.text(&format!("{first}:{last} ({items})"));
+        if let Some(mod_seq) = changed_since {
+            writer.text(&format!(" (CHANGEDSINCE {mod_seq})"));
+        }
         writer.end()
     }
 
@@ -314,15 +397,22 @@ impl Command {
         writer.end()
     }
 
-    /// `UID SEARCH UID set …`: which of these are still there, and as `state` says.
-    pub fn search(set: &UidSet, state: SearchedState) -> Self {
+    /// `UID SEARCH UID set …`: which of these are there, and as `state` says.
+    pub fn search(set: &UidSet, state: SearchedState, answer: SearchAnswer) -> Self {
+        let answer = match answer {
+            SearchAnswer::Numbers => "",
+            SearchAnswer::Ranges => "RETURN (ALL) ",
+        };
         let state = match state {
             SearchedState::Present => String::new(),
             SearchedState::Undeleted => " UNDELETED".to_owned(),
             SearchedState::Unhidden => format!(" UNKEYWORD {HIDDEN_KEYWORD}"),
+            SearchedState::Deleted => " DELETED".to_owned(),
+            SearchedState::DeletedOrHidden => format!(" OR DELETED KEYWORD {HIDDEN_KEYWORD}"),
+            SearchedState::Seen => " SEEN".to_owned(),
         };
-        let mut writer = Writer::new(CommandName::Search, "UID SEARCH UID ");
-        writer.text(&format!("{set}{state}"));
+        let mut writer = Writer::new(CommandName::Search, "UID SEARCH ");
+        writer.text(&format!("{answer}UID {set}{state}"));
         writer.end()
     }
 
@@ -612,6 +702,18 @@ mod tests {
         use imap_codec::decode::Decoder;
         let set: UidSet = [1, 2, 9].into_iter().filter_map(Uid::new).collect();
         let uid = Uid::new(7).expect("not 0");
+        let mut capable = Capabilities::default();
+        capable.insert(Capability::LiteralPlus);
+        let mut counting = capable;
+        counting.insert(Capability::CondStore);
+        let below = ListingRange {
+            last: Some(uid),
+            ..ListingRange::ALL
+        };
+        let changed = ListingRange {
+            changed_since: ModSeq::new(715_194_045_007),
+            ..ListingRange::ALL
+        };
         let mailbox = MailboxName::encode("Müll \"x\"", false);
         let password = Secret::new(b"a\"b".to_vec());
         let response = Secret::new(b"AGpvZQBhIm4=".to_vec());
@@ -627,9 +729,11 @@ mod tests {
             Command::namespace(),
             Command::list(ListVariant::Plain),
             Command::create(&mailbox, plus),
-            Command::select(&mailbox, plus),
-            Command::fetch_listing(None, ListingIdentity::Uid),
-            Command::fetch_listing(Some(uid), ListingIdentity::Uid),
+            Command::select(&mailbox, capable),
+            Command::select(&mailbox, counting),
+            Command::fetch_listing(ListingRange::ALL, ListingIdentity::Uid),
+            Command::fetch_listing(below, ListingIdentity::Uid),
+            Command::fetch_listing(changed, ListingIdentity::Uid),
             Command::fetch_body(uid, Section::Whole),
             Command::fetch_body(
                 uid,
@@ -638,9 +742,12 @@ mod tests {
                     octets: 4096,
                 },
             ),
-            Command::search(&set, SearchedState::Present),
-            Command::search(&set, SearchedState::Undeleted),
-            Command::search(&set, SearchedState::Unhidden),
+            Command::search(&set, SearchedState::Present, SearchAnswer::Numbers),
+            Command::search(&set, SearchedState::Undeleted, SearchAnswer::Numbers),
+            Command::search(&set, SearchedState::Unhidden, SearchAnswer::Numbers),
+            Command::search(&set, SearchedState::Deleted, SearchAnswer::Numbers),
+            Command::search(&set, SearchedState::DeletedOrHidden, SearchAnswer::Numbers),
+            Command::search(&set, SearchedState::Seen, SearchAnswer::Numbers),
             Command::store(&set, FlagChange::Set, StoredFlag::Deleted),
             Command::store(&set, FlagChange::Clear, StoredFlag::Deleted),
             Command::store(&set, FlagChange::Set, StoredFlag::Seen),

@@ -1,16 +1,23 @@
-//! The numbers that name messages: [`Uid`], [`UidValidity`], [`UidSet`].
+//! The numbers that name messages and states of mailboxes: [`Uid`], [`UidValidity`], [`UidSet`],
+//! [`ModSeq`].
 //!
 //! There is no type for message sequence numbers: they move when somebody else expunges, so we
 //! neither send nor trust them (RFC 2180 §4.1).
 
 use std::fmt;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 
 /// A unique identifier (RFC 3501 §2.3.1.1); ascending in a mailbox, valid under one [`UidValidity`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Uid(NonZeroU32);
 
 impl Uid {
+    /// The lowest.
+    pub const FIRST: Self = Self(NonZeroU32::MIN);
+
+    /// The highest.
+    pub const LAST: Self = Self(NonZeroU32::MAX);
+
     /// `None` for 0, which is no UID.
     pub fn new(number: u32) -> Option<Self> {
         NonZeroU32::new(number).map(Self)
@@ -19,6 +26,11 @@ impl Uid {
     /// The number itself, from 1.
     pub fn number(self) -> u32 {
         self.0.get()
+    }
+
+    /// The one that follows; the highest of all is followed by none, and is its own.
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
     }
 }
 
@@ -44,6 +56,23 @@ impl UidValidity {
     }
 }
 
+/// A mod-sequence (RFC 7162 §3.1): grows with every change of a mailbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ModSeq(NonZeroU64);
+
+impl ModSeq {
+    /// `None` for 0, which no server may send as the highest.
+    pub fn new(number: u64) -> Option<Self> {
+        NonZeroU64::new(number).map(Self)
+    }
+}
+
+impl fmt::Display for ModSeq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// A set of UIDs as ascending, disjoint, inclusive ranges: what `uid-set` spells.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UidSet {
@@ -62,6 +91,16 @@ impl UidSet {
             .iter()
             .map(|(first, last)| (last - first) as usize + 1)
             .sum()
+    }
+
+    /// How many ranges spell it.
+    pub fn ranges(&self) -> usize {
+        self.ranges.len()
+    }
+
+    /// The memory that it takes, in octets.
+    pub fn memory(&self) -> usize {
+        size_of::<Self>() + size_of_val(self.ranges.as_slice())
     }
 
     /// Whether this UID is in it.
@@ -102,6 +141,41 @@ impl UidSet {
             }
         }
         sets
+    }
+
+    /// Takes out all from the first to the last.
+    pub fn remove_range(&mut self, first: Uid, last: Uid) {
+        let (first, last) = (first.number(), last.number());
+        let from = self.ranges.partition_point(|(_, end)| *end < first);
+        let to = self.ranges.partition_point(|(start, _)| *start <= last);
+        let Some(touched) = self.ranges.get(from..to) else {
+            return;
+        };
+        let lowest = touched.first().map_or(first, |(start, _)| *start);
+        let highest = touched.last().map_or(last, |(_, end)| *end);
+        let below = (lowest < first).then(|| (lowest, first - 1));
+        let above = (highest > last).then(|| (last + 1, highest));
+        self.ranges.splice(from..to, below.into_iter().chain(above));
+    }
+
+    /// Adds those of another set that lie within an inclusive range. The other may come from the wire.
+    pub fn insert_within(&mut self, other: &Self, first: Uid, last: Uid) {
+        for (start, end) in &other.ranges {
+            let start = Uid::new(*start).map(|start| start.max(first));
+            let end = Uid::new(*end).map(|end| end.min(last));
+            if let (Some(start), Some(end)) = (start, end)
+                && start <= end
+            {
+                self.insert_range(start, end);
+            }
+        }
+    }
+
+    /// All from the one to the other, in any order.
+    pub fn range(first: Uid, last: Uid) -> Self {
+        let mut set = Self::default();
+        set.insert_range(first, last);
+        set
     }
 
     /// Adds an inclusive range, in any order and overlap.
@@ -194,6 +268,27 @@ mod tests {
             prop_assert!(parts.iter().all(|part| (1..=uids_max as usize).contains(&part.len())));
             prop_assert_eq!(parts.len(), naive.len().div_ceil(uids_max as usize));
             prop_assert!(parts.iter().flat_map(UidSet::iter).eq(ours.iter()));
+        }
+
+        #[test]
+        fn removal_and_restriction_agree_with_a_naive_set(
+            numbers in prop::collection::vec(1u32..40, 0..40),
+            removed in prop::collection::vec((1u32..40, 0u32..5), 0..10),
+            first in 1u32..40,
+            length in 0u32..40,
+        ) {
+            let mut naive: BTreeSet<u32> = numbers.iter().copied().collect();
+            let mut ours = set(numbers);
+            for (number, more) in removed {
+                naive.retain(|kept| !(number..=number + more).contains(kept));
+                let [low, high] = [number, number + more].map(|number| Uid::new(number).expect("from 1"));
+                ours.remove_range(low, high);
+                prop_assert!(ours.iter().map(Uid::number).eq(naive.iter().copied()));
+            }
+            let [low, high] = [first, first + length].map(|number| Uid::new(number).expect("from 1"));
+            let mut within = UidSet::default();
+            within.insert_within(&ours, low, high);
+            prop_assert!(within.iter().eq(ours.iter().filter(|uid| (low..=high).contains(uid))));
         }
     }
 }

@@ -14,10 +14,10 @@ use super::Garbled;
 use super::capability::{Capabilities, capabilities};
 use super::fetch::{self, Fetch, HIDDEN_KEYWORD};
 use super::grammar::{
-    Parsed, any_value, astring, atom, blanks, nstring, number, parenthesized, stray_blanks, string,
-    uid, uid_set, word,
+    Parsed, any_value, astring, atom, blanks, nstring, number, number64, parenthesized,
+    stray_blanks, string, uid, uid_set, word,
 };
-use super::ids::{Uid, UidSet, UidValidity};
+use super::ids::{ModSeq, Uid, UidSet, UidValidity};
 
 /// One response of the upstream.
 #[derive(Debug, PartialEq, Eq)]
@@ -98,6 +98,10 @@ pub enum Code {
     Capability(Capabilities),
     /// `UIDVALIDITY n`
     UidValidity(UidValidity),
+    /// `UIDNEXT n`: no message has this UID or a higher one yet.
+    UidNext(Uid),
+    /// `HIGHESTMODSEQ n` (RFC 7162)
+    HighestModSeq(ModSeq),
     /// `PERMANENTFLAGS (…)`
     PermanentFlags(PermanentFlags),
     /// `MESSAGELIMIT n uid` (RFC 9738): the command went no further down than this UID.
@@ -122,8 +126,15 @@ pub enum Untagged {
     Status(Status),
     /// `CAPABILITY …`
     Capability(Capabilities),
+    /// `FLAGS (…)`: whether [`HIDDEN_KEYWORD`] is among those that messages here may bear.
+    Flags {
+        /// It is.
+        hidden: bool,
+    },
     /// `n EXISTS`
     Exists(u32),
+    /// `n EXPUNGE`: one message less.
+    Expunge,
     /// `n FETCH (…)`
     Fetch(Fetch),
     /// `SEARCH …`, or the ALL of an ESEARCH (RFC 4731).
@@ -225,6 +236,7 @@ fn untagged(data: &[u8]) -> Result<Untagged, Garbled> {
         b"ENABLED" => known(map(capabilities, Untagged::Enabled).parse(rest)),
         b"LIST" | b"XLIST" => known(map(listed, Untagged::List).parse(rest)),
         b"NAMESPACE" => known(map(personal_namespace, Untagged::Namespace).parse(rest)),
+        b"FLAGS" => known(preceded(blanks, flags).parse(rest)),
         b"SEARCH" => search(rest)?,
         b"ESEARCH" => extended_search(rest)?,
         _ => Untagged::Other,
@@ -241,6 +253,7 @@ fn numbered(number: u32, data: &[u8]) -> Result<Untagged, Garbled> {
     }
     match data.trim_ascii_end().to_ascii_uppercase().as_slice() {
         b"EXISTS" => Ok(Untagged::Exists(number)),
+        b"EXPUNGE" => Ok(Untagged::Expunge),
         _ => Ok(Untagged::Other),
     }
 }
@@ -285,6 +298,11 @@ fn response_code(code: &[u8]) -> Option<Code> {
             let validity = map_opt(preceded(blanks, number), UidValidity::new);
             whole(validity, arguments).map(Code::UidValidity)
         }
+        b"UIDNEXT" => whole(preceded(blanks, uid), arguments).map(Code::UidNext),
+        b"HIGHESTMODSEQ" => {
+            let highest = map_opt(preceded(blanks, number64), ModSeq::new);
+            whole(highest, arguments).map(Code::HighestModSeq)
+        }
         b"MESSAGELIMIT" => {
             let limit = preceded((blanks, number, blanks), uid);
             whole(limit, arguments).map(Code::MessageLimit)
@@ -314,6 +332,14 @@ fn permanent_flags(input: &[u8]) -> Parsed<'_, PermanentFlags> {
         flags.hidden |= flag == b"\\*" || flag.eq_ignore_ascii_case(HIDDEN_KEYWORD.as_bytes());
     })?;
     Ok((input, flags))
+}
+
+fn flags(input: &[u8]) -> Parsed<'_, Untagged> {
+    let mut hidden = false;
+    let (input, ()) = parenthesized(input, |flag| {
+        hidden |= flag.eq_ignore_ascii_case(HIDDEN_KEYWORD.as_bytes());
+    })?;
+    Ok((input, Untagged::Flags { hidden }))
 }
 
 /// `mailbox-list = "(" [mbx-list-flags] ")" SP (DQUOTE QUOTED-CHAR DQUOTE / nil) SP mailbox`
@@ -605,9 +631,7 @@ mod tests {
     #[test]
     fn what_we_do_not_know_is_skipped() {
         for line in [
-            "* 23 EXPUNGE",
             "* 3 RECENT",
-            "* FLAGS (\\Answered)",
             "* STATUS INBOX (MESSAGES 2 MAILBOXID (F1))",
             "* VANISHED (EARLIER) 1:5",
             "* ID (\"name\" \"x\")",
@@ -621,6 +645,12 @@ mod tests {
             untagged_of("*  4294967295 EXISTS"),
             Untagged::Exists(u32::MAX)
         );
+        for (line, hidden) in [
+            ("* FLAGS (\\Answered)", false),
+            ("* FLAGS (\\Answered $pop3deleted)", true),
+        ] {
+            assert_eq!(untagged_of(line), Untagged::Flags { hidden });
+        }
         assert!(Response::parse(b"* 1 FETCH (UID").is_err());
         assert_eq!(parse("+"), Response::Continuation(Vec::new()));
         assert_eq!(

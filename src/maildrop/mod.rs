@@ -5,25 +5,33 @@
 
 mod fetch_window;
 mod listing;
+pub mod snapshot;
+mod status_header;
 mod unique_id;
 mod update;
 
-pub use fetch_window::FetchWindow;
-pub use listing::{Listing, ListingBuilder, Octets};
-pub use unique_id::{Identities, UniqueId, UniqueIdFormat, UniqueIds};
+pub use fetch_window::{FetchWindow, UnderWay};
+pub use listing::{Listing, ListingBuilder, Octets, Told};
+pub use snapshot::Snapshot;
+pub use unique_id::{UniqueId, UniqueIdFormat, UniqueIds};
 pub use update::{Abilities, DeletePolicy, Removal, Update};
 
-use crate::imap::ids::Uid;
+use std::sync::Arc;
+
+use crate::imap::ids::{Uid, UidSet};
 use crate::pop3::command::MessageNumber;
+use status_header::{STATUS_OCTETS, StatusHeader};
 
 /// The maildrop of one session.
 #[derive(Debug)]
 pub struct Maildrop {
-    listing: Listing,
+    listing: Arc<Listing>,
     unique_ids: UniqueIds,
+    /// Put before every message, if the operator wants it.
+    status_header: Option<StatusHeader>,
     /// One mark a message, at the place of the message in the listing.
     marks: Vec<Marks>,
-    /// Of the messages without a deletion mark.
+    /// Of the messages without a deletion mark, by their own octets.
     drop_listing: DropListing,
     last: u32,
 }
@@ -44,7 +52,7 @@ pub struct Message {
     pub number: MessageNumber,
     /// Its name upstream.
     pub uid: Uid,
-    /// Its size in LIST.
+    /// Its own size; see [`Maildrop::octets`] for that in LIST.
     pub octets: Octets,
 }
 
@@ -65,7 +73,7 @@ struct Marks {
 
 impl Maildrop {
     /// The maildrop at login.
-    pub fn new(listing: Listing, unique_ids: UniqueIds) -> Self {
+    pub fn new(listing: Arc<Listing>, unique_ids: UniqueIds) -> Self {
         let octets = (0..listing.len())
             .filter_map(|place| listing.message(place))
             .map(|(_, octets)| u64::from(octets))
@@ -79,13 +87,43 @@ impl Maildrop {
             marks: vec![Marks::default(); listing.len()],
             listing,
             unique_ids,
+            status_header: None,
             last: 0,
         }
     }
 
+    /// The same with a `Status:` header before every message; `seen` are those that bear `\Seen`.
+    pub fn with_status_header(mut self, seen: UidSet) -> Self {
+        self.status_header = Some(StatusHeader::new(seen));
+        self
+    }
+
     /// STAT
     pub fn drop_listing(&self) -> DropListing {
-        self.drop_listing
+        let DropListing { messages, octets } = self.drop_listing;
+        DropListing {
+            messages,
+            octets: octets + u64::from(messages) * self.header_octets(),
+        }
+    }
+
+    /// LIST of one message: its own octets, and those of the header that is put before it.
+    pub fn octets(&self, message: Message) -> u64 {
+        u64::from(message.octets) + self.header_octets()
+    }
+
+    /// What RETR and TOP begin with, before the message itself.
+    pub fn header(&self, message: Message) -> &'static [u8] {
+        let retrieved = |marks: &Marks| marks.retrieved;
+        let retrieved = self.marks.get(place(message.number)).is_some_and(retrieved);
+        match &self.status_header {
+            Some(header) => header.of(message.uid, retrieved),
+            None => b"",
+        }
+    }
+
+    fn header_octets(&self) -> u64 {
+        self.status_header.as_ref().map_or(0, |_| STATUS_OCTETS)
     }
 
     /// LAST (RFC 1225): the highest number that was accessed since login or RSET; 0 for none.
@@ -124,7 +162,8 @@ impl Maildrop {
 
     /// UIDL of one message.
     pub fn unique_id(&self, message: Message) -> UniqueId<'_> {
-        self.unique_ids.of(place(message.number), message.uid)
+        let place = place(message.number);
+        self.unique_ids.of(&self.listing, place, message.uid)
     }
 
     /// DELE
@@ -163,9 +202,9 @@ impl Maildrop {
     /// What QUIT has to do upstream.
     pub fn update(&self) -> Update {
         let marked = |wanted: fn(&Marks) -> bool| {
-            let uids = self.listing.uids().iter().zip(&self.marks);
+            let uids = self.listing.uids().zip(&self.marks);
             uids.filter(|(_, marks)| wanted(marks))
-                .map(|(uid, _)| *uid)
+                .map(|(uid, _)| uid)
                 .collect()
         };
         Update {
@@ -189,18 +228,25 @@ mod tests {
     use super::*;
     use crate::imap::ids::UidValidity;
     use proptest::prelude::*;
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeSet;
 
     fn n(number: u32) -> MessageNumber {
         MessageNumber::new(number).expect("not 0")
     }
 
-    pub(super) fn listing(messages: impl Iterator<Item = (Uid, Octets)>) -> Listing {
+    pub(super) fn listing(messages: impl Iterator<Item = (Uid, Octets)>) -> Arc<Listing> {
         let mut builder = ListingBuilder::default();
         for (uid, octets) in messages {
-            builder.add(uid, Some(octets.into()), None);
+            let octets = Some(octets.into());
+            builder.add(
+                uid,
+                Told {
+                    octets,
+                    ..Told::default()
+                },
+            );
         }
-        builder.build(&BTreeMap::new(), &BTreeSet::new(), &BTreeSet::new())
+        builder.build().0
     }
 
     fn maildrop(sizes: &[Octets]) -> Maildrop {
@@ -223,6 +269,36 @@ mod tests {
             }
         );
         assert_eq!(maildrop(&[]).drop_listing(), DropListing::default());
+    }
+
+    #[test]
+    fn a_status_header_counts_for_every_message_and_tells_what_was_read() {
+        let plain = maildrop(&[0, u32::MAX]);
+        let of = |ours: &Maildrop, number| {
+            let message = ours.message(n(number)).expect("there");
+            let header = str::from_utf8(ours.header(message)).expect("ours");
+            (ours.octets(message), header)
+        };
+        assert_eq!(
+            (of(&plain, 1), of(&plain, 2)),
+            ((0, ""), (u32::MAX.into(), ""))
+        );
+
+        let seen: UidSet = Uid::new(6).into_iter().collect();
+        let mut ours = plain.with_status_header(seen);
+        assert_eq!(of(&ours, 1), (12, "Status:  O\r\n"));
+        assert_eq!(of(&ours, 2), (u64::from(u32::MAX) + 12, "Status: RO\r\n"));
+        assert_eq!(ours.drop_listing().octets, u64::from(u32::MAX) + 24);
+        ours.mark_retrieved(n(1));
+        assert_eq!(of(&ours, 1), (12, "Status: RO\r\n"));
+        ours.delete(n(2)).expect("there");
+        assert_eq!(
+            ours.drop_listing(),
+            DropListing {
+                messages: 1,
+                octets: 12
+            }
+        );
     }
 
     #[derive(Debug, Clone)]

@@ -1,6 +1,6 @@
 //! `UniqueId` (RFC 1939 §7, UIDL) and its formats.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 
 use super::Listing;
@@ -14,8 +14,11 @@ const UNIQUE_ID_OCTETS_MAX: usize = 70;
 pub enum UniqueIdFormat {
     /// `%08x%08x` of u and v: Dovecot's default.
     Dovecot,
-    /// `%u`, decimal: old Cyrus and Courier.
+    /// `%u`, decimal: old Cyrus and Courier. Begins anew when UIDVALIDITY changes, so that an id may
+    /// come to name another message.
     Uid,
+    /// The same under this UIDVALIDITY; under any other, `v.u`.
+    UidUnder(UidValidity),
     /// `v.u`, decimal: Cyrus since 2.1.4.
     Cyrus,
     /// `v-u`, decimal: Courier.
@@ -32,6 +35,16 @@ impl std::str::FromStr for UniqueIdFormat {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(pinned) = text.strip_prefix("uid:") {
+            return pinned
+                .parse()
+                .ok()
+                .and_then(UidValidity::new)
+                .map(Self::UidUnder)
+                .ok_or_else(|| {
+                    format!("{text:?} names no UIDVALIDITY; write it like \"uid:1700000000\"")
+                });
+        }
         Ok(match text {
             "dovecot" => Self::Dovecot,
             "uid" => Self::Uid,
@@ -42,7 +55,7 @@ impl std::str::FromStr for UniqueIdFormat {
             "emailid" => Self::EmailId,
             _ => {
                 return Err(format!(
-                    "{text:?} is none of dovecot, uid, cyrus, courier, uw, gmail, emailid"
+                    "{text:?} is none of dovecot, uid:UIDVALIDITY, uid, cyrus, courier, uw, gmail, emailid"
                 ));
             }
         })
@@ -67,28 +80,30 @@ impl fmt::Display for UniqueId<'_> {
                 match format {
                     UniqueIdFormat::Dovecot => write!(f, "{u:08x}{v:08x}"),
                     UniqueIdFormat::Uid => write!(f, "{u}"),
+                    UniqueIdFormat::UidUnder(pinned) if pinned == validity => write!(f, "{u}"),
                     UniqueIdFormat::Courier => write!(f, "{v}-{u}"),
                     UniqueIdFormat::Uw => write!(f, "{v:08x}{u:08x}"),
-                    // Also for what has no name of its own: an OBJECTID has no dot, so they never meet.
-                    UniqueIdFormat::Cyrus | UniqueIdFormat::Gmail | UniqueIdFormat::EmailId => {
-                        write!(f, "{v}.{u}")
-                    }
+                    // Also for what has no name of its own: an OBJECTID and a bare UID have no dot, so
+                    // they never meet.
+                    UniqueIdFormat::Cyrus
+                    | UniqueIdFormat::UidUnder(_)
+                    | UniqueIdFormat::Gmail
+                    | UniqueIdFormat::EmailId => write!(f, "{v}.{u}"),
                 }
             }
         }
     }
 }
 
-/// What the upstream said of the identity of its messages, by UID.
-pub type Identities = BTreeMap<Uid, String>;
-
 /// The unique-ids of a maildrop.
 #[derive(Debug)]
 pub struct UniqueIds {
     format: UniqueIdFormat,
     validity: UidValidity,
-    /// One a message, at its place in the listing; empty unless the format takes names of the upstream.
-    names: Vec<Option<Box<str>>>,
+    /// Whether the upstream's names are used,
+    named: bool,
+    /// and the places of those messages whose name is none that POP3 could use.
+    unnamed: HashSet<usize>,
 }
 
 impl UniqueIds {
@@ -97,38 +112,36 @@ impl UniqueIds {
         Self {
             format,
             validity,
-            names: Vec::new(),
+            named: false,
+            unnamed: HashSet::new(),
         }
     }
 
     /// Given by the upstream. A message without a name, with an overlong one, or with one that an
     /// earlier message bears (RFC 8474 §4 permits copies) is named by UIDVALIDITY and UID instead.
-    pub fn from_names(
-        format: UniqueIdFormat,
-        validity: UidValidity,
-        listing: &Listing,
-        mut identities: Identities,
-    ) -> Self {
+    pub fn from_names(format: UniqueIdFormat, validity: UidValidity, listing: &Listing) -> Self {
         let mut taken = HashSet::new();
-        let mut name_of = |uid: &Uid| {
-            let name = identities.remove(uid)?;
-            let sound = (1..=UNIQUE_ID_OCTETS_MAX).contains(&name.len())
-                && name.bytes().all(|octet| octet.is_ascii_graphic());
-            (sound && taken.insert(name.clone())).then(|| name.into_boxed_str())
+        let mut is_unnamed = |place: &usize| {
+            !listing.name(*place).is_some_and(|name| {
+                name.len() <= UNIQUE_ID_OCTETS_MAX
+                    && name.bytes().all(|octet| octet.is_ascii_graphic())
+                    && taken.insert(name)
+            })
         };
-        let names = listing.uids().iter().map(&mut name_of).collect();
         Self {
             format,
             validity,
-            names,
+            named: true,
+            unnamed: (0..listing.len()).filter(&mut is_unnamed).collect(),
         }
     }
 
     /// Of the message at this place of the listing, with this UID.
-    pub(super) fn of(&self, place: usize, uid: Uid) -> UniqueId<'_> {
-        match self.names.get(place) {
-            Some(Some(name)) => UniqueId::Name(name),
-            _ => UniqueId::Numbers(self.format, uid, self.validity),
+    pub(super) fn of<'a>(&self, listing: &'a Listing, place: usize, uid: Uid) -> UniqueId<'a> {
+        let named = self.named && !self.unnamed.contains(&place);
+        match listing.name(place).filter(|_| named) {
+            Some(name) => UniqueId::Name(name),
+            None => UniqueId::Numbers(self.format, uid, self.validity),
         }
     }
 }
@@ -136,6 +149,7 @@ impl UniqueIds {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::maildrop::{ListingBuilder, Told};
 
     fn uid(number: u32) -> Uid {
         Uid::new(number).expect("not 0")
@@ -145,28 +159,43 @@ mod tests {
     fn formats() {
         let validity = UidValidity::new(1_700_000_000).expect("not 0");
         for (format, spelt) in [
-            (UniqueIdFormat::Dovecot, "0000038b6553f100"),
-            (UniqueIdFormat::Uid, "907"),
-            (UniqueIdFormat::Cyrus, "1700000000.907"),
-            (UniqueIdFormat::Courier, "1700000000-907"),
-            (UniqueIdFormat::Uw, "6553f1000000038b"),
+            ("dovecot", "0000038b6553f100"),
+            ("uid", "907"),
+            ("uid:1700000000", "907"),
+            ("uid:1700000001", "1700000000.907"),
+            ("cyrus", "1700000000.907"),
+            ("courier", "1700000000-907"),
+            ("uw", "6553f1000000038b"),
         ] {
+            let format = format.parse().expect(format);
             let ids = UniqueIds::from_uids(format, validity);
-            assert_eq!(ids.of(0, uid(907)).to_string(), spelt);
+            let listing = Listing::default();
+            assert_eq!(ids.of(&listing, 0, uid(907)).to_string(), spelt);
+        }
+        for none in ["uid:", "uid:0", "uid:x", "uid:4294967296", "UID", ""] {
+            assert!(none.parse::<UniqueIdFormat>().is_err(), "{none}");
         }
     }
 
     #[test]
     fn names_of_the_upstream_are_unique_or_not_used() {
         let validity = UidValidity::new(7).expect("not 0");
-        let listing = crate::maildrop::tests::listing((1..=5).map(|number| (uid(number), 1)));
-        let names = [(1, "M1"), (2, "M1"), (3, ""), (4, "M 4")]
-            .map(|(number, name)| (uid(number), name.to_owned()));
-        let mut identities = Identities::from(names);
-        identities.insert(uid(5), "x".repeat(71));
-        let ids = UniqueIds::from_names(UniqueIdFormat::EmailId, validity, &listing, identities);
+        let mut builder = ListingBuilder::default();
+        let overlong = "x".repeat(71);
+        for (number, name) in (1..).zip(["M1", "M1", "", "M 4", &overlong]) {
+            let name = (!name.is_empty()).then(|| name.into());
+            let octets = Some(1);
+            let told = Told {
+                octets,
+                name,
+                ..Told::default()
+            };
+            builder.add(uid(number), told);
+        }
+        let (listing, _) = builder.build();
+        let ids = UniqueIds::from_names(UniqueIdFormat::EmailId, validity, &listing);
         let spelt: Vec<String> = (1..=5)
-            .map(|number| ids.of(number - 1, uid(number as u32)).to_string())
+            .map(|number| ids.of(&listing, number - 1, uid(number as u32)).to_string())
             .collect();
         assert_eq!(spelt, ["M1", "7.2", "7.3", "7.4", "7.5"]);
     }

@@ -10,6 +10,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -19,7 +20,8 @@ use crate::failure::{Failure, FailureKind};
 use crate::imap::capability::{Capabilities, Capability};
 use crate::line_stream::{LineError, LineStream};
 use crate::metrics::Metrics;
-use crate::state::Memory;
+use crate::sasl::Credential;
+use crate::state::{Listings, Memory};
 use crate::tls::{self, TlsAcceptor};
 
 /// What all sessions share; nobody writes to it but through its parts.
@@ -28,6 +30,8 @@ pub struct Gateway {
     pub accounts: Accounts,
     /// What must outlive a session.
     pub memory: Memory,
+    /// What mailboxes held when somebody last looked.
+    pub listings: Listings,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// How long anything may take.
@@ -48,13 +52,15 @@ pub struct Gateway {
     pub drained: CancellationToken,
 }
 
-/// What can be offered to clients before it is known who they are: what every upstream has.
+/// What clients are told before it is known who they are: what every upstream has, and our own rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offer {
     /// XOAUTH2 and OAUTHBEARER; `None` while an upstream has not told.
     pub tokens: Option<bool>,
     /// RFC 6856
     pub utf8: bool,
+    /// RFC 2449 §6.5; zero for none.
+    pub login_delay: Duration,
 }
 
 impl Gateway {
@@ -75,7 +81,22 @@ impl Gateway {
                     || capabilities.has(Capability::AuthOauthBearer)
             }),
             utf8: every(|capabilities| capabilities.has(Capability::Utf8Accept)) == Some(true),
+            login_delay: self.accounts.login_delay(),
         }
+    }
+
+    /// Whether the operator wants this.
+    fn works_around(&self, what: ClientWorkaround) -> bool {
+        self.client_workarounds.contains(&what)
+    }
+
+    /// The credential that a client would have sent, had it been able to.
+    fn as_meant(&self, typed: Credential) -> Credential {
+        let readable = match self.works_around(ClientWorkaround::Latin1Logins) {
+            true => typed.read_as_latin1(),
+            false => typed,
+        };
+        readable.with_at_sign(|login| self.accounts.delimiter(login))
     }
 
     /// Whether this client may send a password now.

@@ -7,12 +7,12 @@ use super::pop3::update::{abilities, find_target};
 use crate::config::MaildropSettings;
 use crate::failure::Failure;
 use crate::imap::capability::{Capabilities, Capability};
-use crate::imap::command::{ListingIdentity, Section};
-use crate::imap::ids::Uid;
-use crate::maildrop::Removal;
+use crate::imap::command::{ListingIdentity, ListingRange, Section};
+use crate::imap::ids::{Uid, UidValidity};
+use crate::maildrop::{Removal, UniqueIdFormat};
 use crate::pop3::multi_line::{DotStuffer, Nul};
 use crate::sasl::Credential;
-use crate::upstream::{ImapClient, Selected, Upstream};
+use crate::upstream::{ImapClient, Upstream};
 
 /// Connects, and logs in if there is a credential; changes nothing. The report is for a person, a
 /// line each, indented.
@@ -24,7 +24,7 @@ pub async fn survey(
     credential: Option<&Credential>,
 ) -> Result<String, Failure> {
     let mut report = String::new();
-    let mut imap = upstream.connect().await?;
+    let mut imap = upstream.connect_anew().await?;
     let before_login = imap.known_capabilities().await?;
     tell(&mut report, "connection, certificate, greeting", "ok");
     tell(&mut report, "logins that it takes", &logins(before_login));
@@ -156,6 +156,7 @@ async fn tell_maildrop(
         selected.validity.number()
     );
     tell(report, &format!("folder {:?}", settings.folder), &folder);
+    tell_unique_ids(report, settings.unique_id, selected.validity);
     let keywords = if selected.permanent_flags.hidden {
         "yes"
     } else {
@@ -164,7 +165,7 @@ async fn tell_maildrop(
     tell(report, "keywords", keywords);
     let sizes = match selected.exists {
         0 => "unknown, there is no message".to_owned(),
-        _ => exactness_of_sizes(imap, &selected).await?,
+        _ => exactness_of_sizes(imap).await?,
     };
     tell(report, "sizes", &sizes);
     let removal = settings.on_delete.removal(abilities(imap, &selected));
@@ -198,10 +199,36 @@ async fn tell_maildrop(
     Ok(())
 }
 
+/// Of the one format that depends on which UIDVALIDITY holds.
+fn tell_unique_ids(report: &mut String, format: UniqueIdFormat, validity: UidValidity) {
+    let now = validity.number();
+    match format {
+        UniqueIdFormat::Uid => tell(
+            report,
+            "unique_id = \"uid\"",
+            &format!("begins anew when UIDVALIDITY changes; write \"uid:{now}\""),
+        ),
+        UniqueIdFormat::UidUnder(pinned) => {
+            let finding = match pinned == validity {
+                true => "holds".to_owned(),
+                false => format!("unique-ids are like {now}.907, UIDVALIDITY is another one"),
+            };
+            let setting = format!("unique_id = \"uid:{}\"", pinned.number());
+            tell(report, &setting, &finding);
+        }
+        UniqueIdFormat::Dovecot
+        | UniqueIdFormat::Cyrus
+        | UniqueIdFormat::Courier
+        | UniqueIdFormat::Uw
+        | UniqueIdFormat::Gmail
+        | UniqueIdFormat::EmailId => {}
+    }
+}
+
 /// Compares RFC822.SIZE of the smallest message with its octets.
-async fn exactness_of_sizes(imap: &mut ImapClient, selected: &Selected) -> Result<String, Failure> {
+async fn exactness_of_sizes(imap: &mut ImapClient) -> Result<String, Failure> {
     let mut smallest: Option<(Uid, u64)> = None;
-    imap.list_messages(selected, ListingIdentity::Uid, |fetch| {
+    imap.list_messages(ListingRange::ALL, ListingIdentity::Uid, |fetch| {
         if let (Some(uid), Some(octets)) = (fetch.uid, fetch.octets)
             && smallest.is_none_or(|(_, least)| octets < least)
         {

@@ -1,13 +1,19 @@
-//! What must outlive a session: [`Memory`], which lives as long as the process.
+//! What must outlive a session: [`Memory`], which lives as long as the process, and what makes the
+//! next session faster: [`Listings`].
+
+mod listings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dashmap::DashMap;
 
+pub use listings::Listings;
+
 use crate::account::MailboxKey;
 use crate::imap::ids::{Uid, UidSet, UidValidity};
 use crate::maildrop::Octets;
+use crate::maildrop::snapshot::Remembered;
 
 /// Mailboxes of which something is remembered; beyond that, of new ones nothing is.
 const MAILBOXES_MAX: usize = 100_000;
@@ -29,17 +35,6 @@ struct Notes {
     octets: BTreeMap<Uid, Octets>,
     hidden: BTreeSet<Uid>,
     shown: BTreeSet<Uid>,
-}
-
-/// A copy of what is remembered of one mailbox.
-#[derive(Debug, Default)]
-pub struct Remembered {
-    /// Sizes that the upstream has wrong, as RETR found them.
-    pub octets: BTreeMap<Uid, Octets>,
-    /// Messages that POP3 shows no more.
-    pub hidden: BTreeSet<Uid>,
-    /// Messages that POP3 shows although they bear `\Deleted`: a removal got no further.
-    pub shown: BTreeSet<Uid>,
 }
 
 impl Memory {

@@ -2,20 +2,25 @@
 
 mod append;
 mod body;
+mod flight;
 mod folders;
 mod login;
 mod mailbox;
+mod pace;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 use body::Ahead;
+pub(super) use body::Asked;
+use flight::Flight;
 pub use folders::{Folders, Target};
 pub use mailbox::Selected;
+use pace::Pace;
 
 use super::Upstream;
 use crate::config::Quirks;
@@ -42,6 +47,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5 * 60);
 /// Time for the last words to an upstream.
 const LOGOUT_PATIENCE: Duration = Duration::from_secs(5);
 
+/// After fewer octets a connection knows too little of the way to tell others.
+const PACE_OCTETS_MIN: u64 = 1024 * 1024;
+
 /// Octets of the upstream's text that go into a log line.
 const QUOTED_OCTETS_MAX: usize = 200;
 
@@ -53,14 +61,20 @@ pub struct ImapClient {
     capabilities: Option<Capabilities>,
     utf8: bool,
     tags: u32,
-    /// FETCHes of whole messages whose answers nobody has read yet, in the order of their tags.
+    /// Commands that were or will be sent before their turn.
+    flight: Flight,
+    /// FETCHes whose answers nobody has read yet, in the order of their tags.
     ahead: VecDeque<Ahead>,
     /// FETCHes whose body has been read and whose tagged response has not.
-    unfinished: Vec<(Tag, Instant)>,
+    unfinished: Vec<Asked>,
     /// The beginning of a body that came before it was wanted; its octets are next in the stream.
     next_body: Option<BodyHead>,
+    pace: Pace,
+    untried: bool,
     last_answer: Instant,
     validity: Option<UidValidity>,
+    /// How many messages the selected mailbox has now.
+    exists: u32,
     /// So that no text of the upstream which repeats it reaches a log.
     credential: Option<Credential>,
 }
@@ -114,6 +128,7 @@ impl ImapClient {
         upstream: Arc<Upstream>,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let octets_on_the_way = upstream.seen().octets_on_the_way;
         Self {
             stream,
             upstream,
@@ -121,11 +136,15 @@ impl ImapClient {
             capabilities: None,
             utf8: false,
             tags: 0,
+            flight: Flight::default(),
             ahead: VecDeque::new(),
             unfinished: Vec::new(),
             next_body: None,
+            pace: Pace::inherited(octets_on_the_way),
+            untried: false,
             last_answer: Instant::now(),
             validity: None,
+            exists: 0,
             credential: None,
         }
     }
@@ -168,8 +187,7 @@ impl ImapClient {
     }
 
     fn literals(&self) -> Literals {
-        self.capabilities
-            .map_or(Literals::Synchronizing, literals_of)
+        Literals::from(self.capabilities.unwrap_or_default())
     }
 
     /// Whether messages come as they are, with UTF-8 in their headers.
@@ -179,27 +197,49 @@ impl ImapClient {
 
     /// A name from the config as this connection spells it.
     pub fn mailbox(&self, name: &str) -> MailboxName {
-        let only_rev2 = self.has(Capability::Imap4Rev2) && !self.has(Capability::Imap4Rev1);
-        MailboxName::encode(name, self.utf8 || only_rev2)
+        MailboxName::spelt_at(self.capabilities.unwrap_or_default(), name, self.utf8)
     }
 
-    /// NOOP when the upstream has been silent for long, so that neither it nor a firewall forgets us.
+    /// Whether the upstream has not been asked anything for so long that it, or a firewall, may forget
+    /// us.
+    pub fn has_been_silent(&self) -> bool {
+        self.last_answer.elapsed() >= KEEP_ALIVE
+    }
+
+    /// NOOP, for an upstream that has been silent.
     ///
     /// # Errors
     /// When it was lost.
     pub async fn keep_alive(&mut self) -> Result<(), Failure> {
-        if self.last_answer.elapsed() >= KEEP_ALIVE {
-            let status = self.run(Command::noop(), |_| {}).await?;
-            self.expect_ok(CommandName::Noop, status)?;
-        }
-        Ok(())
+        let status = self.run(Command::noop(), |_| {}).await?;
+        self.expect_ok(CommandName::Noop, status)
     }
 
     /// LOGOUT, without waiting for its answer; nothing depends on it.
     pub async fn logout(mut self) {
+        if self.stream.octets_read() > PACE_OCTETS_MIN {
+            let octets = self.pace.measured();
+            self.upstream.note(|seen| seen.octets_on_the_way = octets);
+        }
         self.stream.limit_stalls(LOGOUT_PATIENCE);
         self.send(&Command::logout());
         self.stream.close().await;
+    }
+
+    /// Whether the upstream has said nothing since it was last answered, and is still there. After this
+    /// the connection counts as untried.
+    pub(super) async fn is_quiet(&mut self) -> bool {
+        self.untried = true;
+        // One look, and no wait.
+        timeout(Duration::ZERO, self.stream.wait_readable())
+            .await
+            .is_err()
+    }
+
+    /// Whether this connection had waited for its use, and has not answered a command since. If it is
+    /// lost then, that says nothing about the upstream.
+    pub fn is_untried(&self) -> bool {
+        self.untried
     }
 
     /// Deviations of this provider.
@@ -210,6 +250,16 @@ impl ImapClient {
     /// Whether something that the upstream said is here already.
     pub fn has_input(&self) -> bool {
         self.next_body.is_some() || self.stream.has_input()
+    }
+
+    /// How many messages the selected mailbox has now, as far as the upstream has told.
+    pub fn exists(&self) -> u32 {
+        self.exists
+    }
+
+    /// Gives back what is needed only while something goes on.
+    pub fn rest(&mut self) {
+        self.stream.rest();
     }
 
     /// Octets from and to the upstream so far.
@@ -236,6 +286,12 @@ impl ImapClient {
         command: Command,
         mut each: impl FnMut(Untagged),
     ) -> Result<Status, Failure> {
+        if let Some((tag, started)) = self.take_sent(&command).await? {
+            self.limit_command();
+            let status = self.answer(tag, &mut each).await?;
+            self.observe(command.name(), &status, started);
+            return Ok(status);
+        }
         self.drain_ahead().await?;
         let started = Instant::now();
         let mut parts = command.parts(self.next_tag()).peekable();
@@ -243,7 +299,10 @@ impl ImapClient {
         self.limit_command();
         let status = 'answered: loop {
             if let Some(part) = parts.next() {
-                self.stream.output().extend_from_slice(&part);
+                self.stream.output_secret(&part);
+            }
+            if parts.peek().is_none() {
+                self.send_planned();
             }
             loop {
                 match self.receive().await? {
@@ -264,7 +323,7 @@ impl ImapClient {
     /// Sends a command that has no synchronizing literal, with the next wait for an answer.
     fn send(&mut self, command: &Command) -> Tag {
         for part in command.parts(self.next_tag()) {
-            self.stream.output().extend_from_slice(&part);
+            self.stream.output_secret(&part);
         }
         self.limit_command();
         Tag(self.tags)
@@ -378,6 +437,8 @@ impl ImapClient {
     fn note(&mut self, untagged: &Untagged) -> Result<(), Failure> {
         match untagged {
             Untagged::Capability(capabilities) => self.capabilities = Some(*capabilities),
+            Untagged::Exists(exists) => self.exists = *exists,
+            Untagged::Expunge => self.exists = self.exists.saturating_sub(1),
             Untagged::Status(status) => {
                 if status.condition == Condition::Bye {
                     let text = self.quote(&status.text);
@@ -399,6 +460,7 @@ impl ImapClient {
 
     pub(super) fn observe(&mut self, name: CommandName, status: &Status, started: Instant) {
         self.stream.set_deadline(None);
+        self.untried = false;
         if let Some(Code::Capability(capabilities)) = status.code {
             self.capabilities = Some(capabilities);
         }
@@ -433,14 +495,4 @@ fn is_exchange_disconnect(text: &[u8]) -> bool {
 
 fn contains(text: &[u8], phrase: &[u8]) -> bool {
     memchr::memmem::find(&text.to_ascii_lowercase(), phrase).is_some()
-}
-
-fn literals_of(capabilities: Capabilities) -> Literals {
-    if capabilities.has(Capability::LiteralPlus) {
-        Literals::Plus
-    } else if capabilities.has(Capability::LiteralMinus) {
-        Literals::Minus
-    } else {
-        Literals::Synchronizing
-    }
 }

@@ -1,24 +1,21 @@
 //! [`LiteralReader`]: the octets of one message, lent chunk by chunk while they arrive.
 
-use tokio::time::Instant;
-
 use super::ImapClient;
+use super::imap_client::Asked;
 use crate::failure::Failure;
 use crate::imap::Garbled;
 use crate::imap::fetch::{self, Body, BodyHead, Fetch};
 use crate::imap::ids::Uid;
-use crate::imap::response::Tag;
 
 /// Octets lent at once.
-const CHUNK_OCTETS_MAX: usize = 32 * 1024;
+const CHUNK_OCTETS_MAX: usize = 128 * 1024;
 
 /// A body on its way. It is complete only when [`LiteralReader::finish`] says so; if it is dropped
 /// before, the connection cannot be used any more.
 pub struct LiteralReader<'a> {
     client: &'a mut ImapClient,
-    tag: Tag,
+    asked: Asked,
     uid: Uid,
-    started: Instant,
     octets: u64,
     left: u64,
     source: Source,
@@ -34,18 +31,16 @@ enum Source {
 impl<'a> LiteralReader<'a> {
     pub(super) fn streamed(
         client: &'a mut ImapClient,
-        tag: Tag,
+        asked: Asked,
         uid: Uid,
         head: BodyHead,
-        started: Instant,
     ) -> Self {
         // A body may take as long as it moves.
         client.stream().set_deadline(None);
         Self {
             client,
-            tag,
+            asked,
             uid,
-            started,
             octets: head.octets,
             left: head.octets,
             source: Source::Stream(head.items),
@@ -54,17 +49,15 @@ impl<'a> LiteralReader<'a> {
 
     pub(super) fn inline(
         client: &'a mut ImapClient,
-        tag: Tag,
+        asked: Asked,
         uid: Uid,
         content: Vec<u8>,
-        started: Instant,
     ) -> Self {
         let octets = content.len() as u64;
         Self {
             client,
-            tag,
+            asked,
             uid,
-            started,
             octets,
             left: octets,
             source: Source::Inline(content),
@@ -125,6 +118,6 @@ impl<'a> LiteralReader<'a> {
                 return Err(Garbled("the body of a message that we did not ask for").into());
             }
         }
-        self.client.end_body(self.tag, self.started).await
+        self.client.end_body(self.asked).await
     }
 }

@@ -4,6 +4,7 @@ mod dial;
 mod imap_client;
 mod literal;
 mod submission_client;
+mod warm;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,6 +16,7 @@ pub use dial::{Dial, Dialling, TcpDialer};
 pub use imap_client::{Folders, ImapClient, Selected, Target};
 pub use literal::LiteralReader;
 pub use submission_client::SubmissionClient;
+use warm::Warm;
 
 use crate::config::{self, Endpoint, EndpointSecurity};
 use crate::failure::{Failure, FailureKind};
@@ -33,6 +35,7 @@ pub struct Upstream {
     tls: TlsConnector,
     metrics: Arc<Metrics>,
     seen: Mutex<Seen>,
+    warm: Warm,
 }
 
 /// What the upstream said that it can do, when it was last asked.
@@ -42,6 +45,12 @@ pub struct Seen {
     pub before_login: Option<Capabilities>,
     /// After login, when some upstreams tell more.
     pub after_login: Option<Capabilities>,
+    /// Whether it told them with its OK to the login, without being asked.
+    pub volunteers_capabilities: bool,
+    /// How many octets the way from it holds, as the last connection with much traffic found.
+    pub octets_on_the_way: u64,
+    /// Whether it has answered commands in another order than that in which they were sent.
+    pub answers_out_of_order: bool,
     /// Of its submission service, under TLS.
     pub submission: Option<Extensions>,
 }
@@ -57,6 +66,7 @@ impl Upstream {
     ) -> Result<Self, String> {
         let tls = tls::connector(settings.ca_file.as_deref())?;
         Ok(Self {
+            warm: Warm::new(settings.warm_connections),
             settings,
             stall_limit,
             dialer,
@@ -64,6 +74,19 @@ impl Upstream {
             metrics,
             seen: Mutex::default(),
         })
+    }
+
+    /// The same, of which nothing is known yet.
+    pub fn anew(&self) -> Self {
+        Self {
+            settings: self.settings.clone(),
+            stall_limit: self.stall_limit,
+            dialer: self.dialer.clone(),
+            tls: self.tls.clone(),
+            metrics: self.metrics.clone(),
+            seen: Mutex::default(),
+            warm: Warm::new(self.settings.warm_connections),
+        }
     }
 
     /// Its section of the config.
@@ -76,15 +99,32 @@ impl Upstream {
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether several commands may be under way at once.
+    pub fn takes_flights(&self) -> bool {
+        !self.settings.quirks.one_command_at_a_time && !self.seen().answers_out_of_order
+    }
+
     fn note(&self, change: impl FnOnce(&mut Seen)) {
         change(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// A connection through TLS and greeting, ready to log in; its capabilities are known.
+    /// A connection through TLS and greeting, ready to log in; its capabilities are known. It may have
+    /// waited for that, and the upstream may have closed it just now: [`ImapClient::is_untried`].
+    ///
+    /// # Errors
+    /// As [`Self::connect_anew`].
+    pub async fn connect(self: &Arc<Self>) -> Result<ImapClient, Failure> {
+        match self.warm.take().await {
+            Some(client) => Ok(client),
+            None => self.connect_anew().await,
+        }
+    }
+
+    /// The same, on a connection that is opened now.
     ///
     /// # Errors
     /// `UpstreamUnreachable` for what may pass, `Misconfigured` for a certificate that does not fit.
-    pub async fn connect(self: &Arc<Self>) -> Result<ImapClient, Failure> {
+    pub async fn connect_anew(self: &Arc<Self>) -> Result<ImapClient, Failure> {
         let result = self.connect_uncounted().await;
         if let Err(failure) = &result {
             self.metrics

@@ -62,6 +62,15 @@ def greets(port, start):
         return False
 
 
+def listens(port):
+    """Whether anybody listens on `port`."""
+    try:
+        socket.create_connection((HOST, port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
 class Daemon:
     """One process in the foreground, its output in a file."""
 
@@ -82,6 +91,8 @@ class Daemon:
                 cwd=FOLDER,
                 start_new_session=True,
             )
+        # What it starts is in a session of its own with it.
+        self.session = self._process.pid
         atexit.register(self.stop)
 
     def wait_until(self, ready, what):

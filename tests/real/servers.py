@@ -26,7 +26,7 @@ AWKWARD_PASSWORDS = {
 _IMAPD = os.path.join(daemons.TARGET, "real/cyrus-imapd/usr/lib/cyrus/bin/imapd")
 
 # Root starts Dovecot and mail belongs to this user, which every Debian has.
-_MAIL_OWNER = "mail"
+MAIL_OWNER = "mail"
 
 
 class Server:
@@ -80,6 +80,8 @@ class Dovecot(Server):
     """Dovecot 2.3 with Maildir."""
 
     domain = "dovecot.example"
+    # Of a user, below the server's folder of mail.
+    home = "%u"
 
     def __init__(self, name, capability=None, trash="Papierkorb", archive="Ablage/Alt", special_use=True, settings=""):
         super().__init__(name)
@@ -88,7 +90,7 @@ class Dovecot(Server):
         self._users_path = os.path.join(self.folder, "users")
         self._mail = os.path.join(self.folder, "mail")
         os.mkdir(self._mail)
-        shutil.chown(self._mail, _MAIL_OWNER, _MAIL_OWNER)
+        shutil.chown(self._mail, MAIL_OWNER, MAIL_OWNER)
         with open(self._users_path, "w", encoding="ascii") as users:
             for kind, password in AWKWARD_PASSWORDS.items():
                 # Encoded, because a colon would end the field.
@@ -151,7 +153,7 @@ class Dovecot(Server):
             }}
             userdb {{
               driver = static
-              args = uid={_MAIL_OWNER} gid={_MAIL_OWNER} home={self._mail}/%u
+              args = uid={MAIL_OWNER} gid={MAIL_OWNER} home={self._mail}/{self.home}
             }}
             first_valid_uid = 1
             first_valid_gid = 1
@@ -178,19 +180,24 @@ class Dovecot(Server):
     def user_with_password(self, kind):
         return User(self, f"password-{kind}@{self.domain}", AWKWARD_PASSWORDS[kind])
 
-    def put(self, user, messages, folder="INBOX"):
-        # Files in Maildir/new are never rewritten. Dovecot hands each bare LF out as CRLF, though, and NUL as 0x80.
-        maildir = os.path.join(self._mail, user.login, "Maildir")
+    def maildir(self, home, folder="INBOX"):
+        """The Maildir of a folder in a user's home, made if it is not there."""
+        maildir = os.path.join(self._mail, home, "Maildir")
         if folder != "INBOX":
             maildir = os.path.join(maildir, "." + folder.replace("/", "."))
         for name in ("cur", "new", "tmp"):
             _make_folders(os.path.join(maildir, name), self._mail)
+        return maildir
+
+    def put(self, user, messages, folder="INBOX"):
+        # Files in Maildir/new are never rewritten. Dovecot hands each bare LF out as CRLF, though, and NUL as 0x80.
+        maildir = self.maildir(user.login, folder)
         for octets in messages:
             # UIDs are given in the order of these names.
             path = os.path.join(maildir, "new", f"1700000000.M{next(self._numbers):06}.localhost")
             with open(path, "wb") as file:
                 file.write(octets)
-            shutil.chown(path, _MAIL_OWNER, _MAIL_OWNER)
+            shutil.chown(path, MAIL_OWNER, MAIL_OWNER)
 
     def stop(self):
         self.daemon.stop()
@@ -201,7 +208,7 @@ def _make_folders(path, above):
     if path != above and not os.path.isdir(path):
         _make_folders(os.path.dirname(path), above)
         os.mkdir(path, 0o700)
-        shutil.chown(path, _MAIL_OWNER, _MAIL_OWNER)
+        shutil.chown(path, MAIL_OWNER, MAIL_OWNER)
 
 
 class Cyrus(Server):

@@ -1,14 +1,16 @@
 //! [`run`]: a transcript acted out by a client and an upstream that each know only their own part, so
 //! that something may break.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
+use super::end::End;
 use super::script::{Act, Side, Transcript};
-use super::spelling::without_references;
+use super::spelling::{complete_lines, without_references};
 use super::stage::{Faults, Scenery, Stage};
-use super::wire::Wire;
+use super::tls::Tls;
 use super::{pop3_client, smtp_client};
 
 /// How long popgate may take for a reply: an upstream that stalls is given up after 30 seconds, and
@@ -21,13 +23,15 @@ const SUBMISSION_REPLY_MAX: Duration = Duration::from_secs(10 * 60 + 65);
 /// Longer than any limit of popgate's.
 const FOR_EVER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What became of it.
+/// What became of it. Octets are plain ones, without TLS.
 #[derive(Debug, Default)]
 pub(crate) struct Run {
-    /// What each client said, as far as popgate read it.
-    pub(crate) said: Vec<Vec<u8>>,
     /// What each client heard, without session references.
     pub(crate) heard: Vec<Vec<u8>>,
+    /// What each said, as far as popgate read that.
+    pub(crate) said: Vec<Vec<u8>>,
+    /// Both together, of clients of POP3.
+    pub(crate) replies: Vec<Vec<pop3_client::Reply>>,
     /// Whether the connection had ended, by whomsoever, when the client was at its end.
     pub(crate) closed: Vec<bool>,
     /// What was said to the upstream on each connection.
@@ -36,6 +40,10 @@ pub(crate) struct Run {
     pub(crate) answered: Vec<Vec<u8>>,
     /// For whom each connection was opened.
     pub(crate) dialled_by: Vec<usize>,
+    /// How many octets popgate read of each client's wire, with TLS if that is on it.
+    pub(crate) client_octets: Vec<usize>,
+    /// And of each upstream's.
+    pub(crate) dial_octets: Vec<usize>,
 }
 
 /// Acts a transcript out.
@@ -51,6 +59,7 @@ pub(crate) async fn run(scenery: &Scenery<'_>, faults: Faults) -> Result<Run, St
         on_stage: 0,
         cues: 0,
         asked: None,
+        clients: Vec::new(),
         upstreams: Vec::new(),
     };
     while let Some(step) = transcript.steps.get(actors.cues) {
@@ -70,14 +79,15 @@ struct Actors<'a> {
     cues: usize,
     /// Since when a client has been waiting for replies.
     asked: Option<Instant>,
+    clients: Vec<End>,
     upstreams: Vec<Upstream>,
 }
 
 /// One connection to the upstream, and where it is in its script.
 struct Upstream {
-    wire: Option<Wire>,
-    /// Steps of the transcript that are its own, by their places.
-    script: Vec<usize>,
+    end: Option<End>,
+    /// Steps of the transcript that are its own.
+    script: Vec<Cued>,
     next: usize,
     heard: usize,
     /// How much of what it heard is known to change nothing, or to change it after QUIT.
@@ -86,11 +96,35 @@ struct Upstream {
     is_lost: bool,
 }
 
+/// A step of an upstream, by its place in the transcript.
+struct Cued {
+    place: usize,
+    /// What clients must have done before it.
+    cue: Option<usize>,
+}
+
 impl Upstream {
     /// Whether this step of the play is none that it has still to take.
     fn is_past(&self, place: usize) -> bool {
-        self.is_lost || self.script.get(self.next).is_none_or(|next| *next > place)
+        let next = self.script.get(self.next);
+        self.is_lost || next.is_none_or(|next| next.place > place)
     }
+
+    /// Begins with TLS if that is next, so that nothing of it is taken for commands.
+    fn begin_tls(&mut self, transcript: &Transcript) -> Result<(), String> {
+        let next = self.script.get(self.next).map(|next| next.place);
+        let act = next.map(|place| &transcript.steps[place].act);
+        if let (Some(Act::Tls(..)), Some(end)) = (act, &mut self.end) {
+            self.next += 1;
+            return begin_tls(end, Tls::as_server());
+        }
+        Ok(())
+    }
+}
+
+fn begin_tls(end: &mut End, tls: Tls) -> Result<(), String> {
+    let begun = end.begin_tls(tls, &[]);
+    begun.map_err(|error| error.to_string())
 }
 
 impl Actors<'_> {
@@ -100,22 +134,26 @@ impl Actors<'_> {
         match act {
             Act::Connect => {
                 self.stage.connect(self.transcript);
+                let wire = self.stage.clients[client].wire.clone();
+                self.clients.push(End::new(wire));
                 self.run.heard.push(Vec::new());
             }
             Act::ClientSays(octets) => {
-                self.stage.clients[client].wire.send(octets);
+                self.clients[client].say(octets);
                 self.asked = Some(Instant::now());
             }
             Act::ClientHears(_) => return self.wait_for_replies(client).await,
             Act::GetToKnow => self.stage.get_to_know(self.transcript),
+            Act::KeepWarm => self.stage.keep_warm(),
             Act::Wait(time) => {
                 self.let_act().await?;
                 sleep(*time).await;
                 self.asked = None;
             }
-            Act::Eof(Side::Client) => self.stage.clients[client].wire.end(),
-            Act::Reset(Side::Client) => self.stage.clients[client].wire.reset(),
-            Act::Room(octets) => self.stage.clients[client].wire.limit_room(*octets),
+            Act::Tls(Side::Client, _) => begin_tls(&mut self.clients[client], Tls::as_client())?,
+            Act::Eof(Side::Client) => self.clients[client].wire.end(),
+            Act::Reset(Side::Client) => self.clients[client].wire.reset(),
+            Act::Room(octets) => self.clients[client].wire.limit_room(*octets),
             Act::Drain => self.stage.gateway.draining.cancel(),
             Act::Drained => self.stage.gateway.drained.cancel(),
             // An upstream says and ends by itself, often before it is its turn.
@@ -128,7 +166,10 @@ impl Actors<'_> {
                 }
             }
             // What only the unbroken play can ask for.
-            Act::UpstreamHears(..) | Act::Dial(_) | Act::Closed(_) | Act::Tls(..) => return Ok(()),
+            Act::UpstreamHears(..)
+            | Act::Dial(_)
+            | Act::Closed(_)
+            | Act::Tls(Side::Upstream(_), _) => return Ok(()),
         }
         self.let_act().await
     }
@@ -137,12 +178,11 @@ impl Actors<'_> {
     /// or it is cut off.
     async fn wait_for_replies(&mut self, client: usize) -> Result<(), String> {
         loop {
-            self.let_act().await?;
-            let wire = &self.stage.clients[client].wire;
+            let end = &self.clients[client];
             let is_here = self.has_heard_all(client)
-                || self.are_all_answered(&wire.sent(), &self.run.heard[client])
-                || wire.is_closed_by_popgate()
-                || wire.is_broken();
+                || end.wire.is_closed_by_popgate()
+                || end.wire.is_broken()
+                || self.are_all_answered(end.said(), &self.run.heard[client]);
             if is_here {
                 self.asked = None;
                 return Ok(());
@@ -156,6 +196,7 @@ impl Actors<'_> {
             if since.elapsed() > reply_max {
                 return Err(format!("no reply within {:?}", since.elapsed()));
             }
+            self.let_act().await?;
         }
     }
 
@@ -191,11 +232,10 @@ impl Actors<'_> {
     async fn let_act(&mut self) -> Result<(), String> {
         loop {
             self.stage.settle().await;
-            self.listen();
+            let mut anything = self.listen()?;
             self.only_quit_changes()?;
-            let mut anything = false;
             for number in 0..self.upstreams.len() {
-                anything |= self.upstream_step(number);
+                anything |= self.upstream_step(number)?;
             }
             if !anything {
                 return Ok(());
@@ -212,57 +252,62 @@ impl Actors<'_> {
         }
     }
 
-    fn listen(&mut self) {
-        for (number, client) in self.stage.clients.iter().enumerate() {
-            let heard = without_references(&client.wire.take());
-            self.run.heard[number].extend(heard);
+    /// Whether listening alone has sent anything, as a handshake does.
+    fn listen(&mut self) -> Result<bool, String> {
+        let mut anything = false;
+        for (end, heard) in self.clients.iter_mut().zip(&mut self.run.heard) {
+            let octets = hear(end, &mut anything)?;
+            heard.extend(without_references(&octets));
         }
-        let dials = self.stage.dials();
-        for wire in dials.iter().skip(self.upstreams.len()) {
-            let number = self.upstreams.len();
-            let steps = self.transcript.steps.iter().enumerate();
-            let own = steps.filter(|(_, step)| belongs(&step.act, number));
-            self.upstreams.push(Upstream {
-                wire: wire.clone(),
-                script: own.map(|(place, _)| place).collect(),
+        for wire in self.stage.dials().into_iter().skip(self.upstreams.len()) {
+            let mut upstream = Upstream {
+                end: wire.map(End::new),
+                script: script_of(self.upstreams.len(), self.transcript),
                 next: 0,
                 heard: 0,
                 checked: 0,
                 is_lost: false,
-            });
+            };
+            upstream.begin_tls(self.transcript)?;
+            self.upstreams.push(upstream);
             self.run.commands.push(Vec::new());
             self.run.dialled_by.push(self.on_stage);
         }
-        for (number, upstream) in self.upstreams.iter().enumerate() {
-            let said = upstream.wire.as_ref().map(Wire::take).unwrap_or_default();
-            self.run.commands[number].extend(said);
+        for (upstream, commands) in self.upstreams.iter_mut().zip(&mut self.run.commands) {
+            if let Some(end) = &mut upstream.end {
+                commands.extend(hear(end, &mut anything)?);
+            }
         }
+        Ok(anything)
     }
 
     /// One step of an upstream's script, if it is its time.
-    fn upstream_step(&mut self, number: usize) -> bool {
+    fn upstream_step(&mut self, number: usize) -> Result<bool, String> {
         let upstream = &mut self.upstreams[number];
-        let (Some(wire), Some(place)) = (&upstream.wire, upstream.script.get(upstream.next)) else {
-            return false;
+        let (Some(end), Some(step)) = (&mut upstream.end, upstream.script.get(upstream.next))
+        else {
+            return Ok(false);
         };
-        if upstream.is_lost || !is_cued(self.transcript, *place, self.cues) {
-            return false;
+        let is_cued = step.cue.is_none_or(|cue| cue <= self.cues);
+        if upstream.is_lost || end.is_handshaking() || !is_cued {
+            return Ok(false);
         }
-        match &self.transcript.steps[*place].act {
+        match &self.transcript.steps[step.place].act {
             Act::UpstreamHears(_, expected) => {
                 let unheard = &self.run.commands[number][upstream.heard..];
                 if !unheard.starts_with(expected) {
                     upstream.is_lost = !expected.starts_with(unheard);
-                    return false;
+                    return Ok(false);
                 }
                 upstream.heard += expected.len();
             }
-            Act::UpstreamSays(_, octets) => wire.send(octets),
-            Act::Eof(_) => wire.end(),
-            _ => wire.reset(),
+            Act::UpstreamSays(_, octets) => end.say(octets),
+            Act::Eof(_) => end.wire.end(),
+            _ => end.wire.reset(),
         }
         upstream.next += 1;
-        true
+        upstream.begin_tls(self.transcript)?;
+        Ok(true)
     }
 
     /// Nothing is changed before a whole QUIT has been read.
@@ -272,11 +317,10 @@ impl Actors<'_> {
         }
         for (number, upstream) in self.upstreams.iter_mut().enumerate() {
             let unchecked = &self.run.commands[number][upstream.checked..];
-            let lines = unchecked.split_inclusive(|octet| *octet == b'\n');
-            for line in lines.filter(|line| line.ends_with(b"\n")) {
+            for line in complete_lines(unchecked) {
                 upstream.checked += line.len();
                 let client = self.run.dialled_by[number];
-                if is_change(line) && !has_quit(&self.stage.clients[client].wire.delivered()) {
+                if is_change(line) && !has_quit(self.clients[client].delivered()) {
                     let change = line.escape_ascii();
                     return Err(format!("without QUIT, the upstream hears {change}"));
                 }
@@ -290,7 +334,7 @@ impl Actors<'_> {
         for number in 0..self.stage.clients.len() {
             self.wait_for_replies(number).await?;
         }
-        for client in &self.stage.clients {
+        for client in &self.clients {
             let is_closed = client.wire.is_closed_by_popgate() || client.wire.is_broken();
             self.run.closed.push(is_closed);
             client.wire.end();
@@ -307,16 +351,39 @@ impl Actors<'_> {
             let session = &mut self.stage.clients[number].session;
             session.await.map_err(|error| format!("panic: {error}"))?;
         }
-        self.listen();
+        self.finish_copies().await?;
+        self.listen()?;
         self.only_quit_changes()?;
-        for client in &self.stage.clients {
-            self.run.said.push(client.wire.delivered());
+        for (client, heard) in self.clients.iter().zip(&self.run.heard) {
+            self.run.said.push(client.delivered().to_vec());
+            self.run.replies.push(match self.transcript.submission {
+                false => pop3_client::replies(client.delivered(), heard),
+                true => Vec::new(),
+            });
+            self.run.client_octets.push(client.wire.delivered_octets());
         }
         for upstream in &self.upstreams {
-            let answered = upstream.wire.as_ref().map(Wire::delivered);
-            self.run.answered.push(answered.unwrap_or_default());
+            let end = upstream.end.as_ref();
+            let answered = end.map(End::delivered).unwrap_or_default();
+            self.run.answered.push(answered.to_vec());
+            let octets = end.map(|end| end.wire.delivered_octets());
+            self.run.dial_octets.push(octets.unwrap_or(0));
         }
         Ok(self.run)
+    }
+
+    /// A copy of sent mail that is still on its way would open its connections in the next play.
+    async fn finish_copies(&mut self) -> Result<(), String> {
+        self.stage.gateway.draining.cancel();
+        let copies = self.stage.gateway.submission.copies.clone();
+        let mut finished = pin!(copies.finish(FOR_EVER));
+        loop {
+            self.let_act().await?;
+            tokio::select! {
+                () = &mut finished => return Ok(()),
+                something = self.wait_for_popgate() => something?,
+            }
+        }
     }
 }
 
@@ -324,28 +391,44 @@ impl Actors<'_> {
 fn belongs(act: &Act, number: usize) -> bool {
     match act {
         Act::UpstreamHears(dial, _) | Act::UpstreamSays(dial, _) => *dial == number,
-        Act::Eof(Side::Upstream(dial)) | Act::Reset(Side::Upstream(dial)) => *dial == number,
+        Act::Eof(Side::Upstream(dial))
+        | Act::Reset(Side::Upstream(dial))
+        | Act::Tls(Side::Upstream(dial), _) => *dial == number,
         _ => false,
     }
 }
 
-/// An answer may come as soon as its command has; but what an upstream does of its own accord waits
-/// for everything that clients did before it.
-fn is_cued(transcript: &Transcript, place: usize, cues: usize) -> bool {
-    let before = transcript.steps[..place].iter().enumerate();
-    let mut clients = before.filter(|(_, step)| {
-        matches!(
-            step.act,
+/// What the upstream of this connection does. An answer may come as soon as its command has; but what
+/// an upstream does of its own accord waits for everything that clients did before it.
+fn script_of(number: usize, transcript: &Transcript) -> Vec<Cued> {
+    let mut script = Vec::new();
+    let mut cue = None;
+    for (place, step) in transcript.steps.iter().enumerate() {
+        match step.act {
             Act::ClientSays(_)
-                | Act::Wait(_)
-                | Act::Connect
-                | Act::Drain
-                | Act::Drained
-                | Act::Eof(Side::Client)
-                | Act::Reset(Side::Client)
-        )
-    });
-    clients.next_back().is_none_or(|(last, _)| last <= cues)
+            | Act::Wait(_)
+            | Act::Connect
+            | Act::Drain
+            | Act::Drained
+            | Act::Eof(Side::Client)
+            | Act::Reset(Side::Client) => cue = Some(place),
+            _ if belongs(&step.act, number) => script.push(Cued { place, cue }),
+            _ => {}
+        }
+    }
+    script
+}
+
+/// What popgate says. Where TLS has begun, nothing may make it say anything else, but TLS may fail.
+fn hear(end: &mut End, anything: &mut bool) -> Result<Vec<u8>, String> {
+    let before = end.wire.sent_octets();
+    let heard = match end.listen() {
+        Ok(octets) => octets,
+        Err(rustls::Error::AlertReceived(_)) => Vec::new(),
+        Err(error) => return Err(format!("popgate says what is not TLS: {error}")),
+    };
+    *anything |= end.wire.sent_octets() > before;
+    Ok(heard)
 }
 
 /// Whether a line changes anything in a mailbox.
@@ -367,7 +450,5 @@ pub(crate) fn is_change(line: &[u8]) -> bool {
 }
 
 fn has_quit(said: &[u8]) -> bool {
-    said.split_inclusive(|octet| *octet == b'\n')
-        .filter(|line| line.ends_with(b"\n"))
-        .any(|line| line.trim_ascii().eq_ignore_ascii_case(b"QUIT"))
+    complete_lines(said).any(|line| line.trim_ascii().eq_ignore_ascii_case(b"QUIT"))
 }

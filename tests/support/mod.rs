@@ -7,6 +7,8 @@
 )]
 
 pub(crate) mod actors;
+pub(crate) mod end;
+pub(crate) mod fetches;
 pub(crate) mod pairing;
 pub(crate) mod pop3_client;
 pub(crate) mod script;

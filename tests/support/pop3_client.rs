@@ -1,10 +1,14 @@
 //! As much of a POP3 client as it takes to tell one reply from the next.
 
+use super::spelling::complete_lines;
+
 /// What came back for one command.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Reply {
     /// In upper case; empty for the greeting, and for an answer within AUTH.
     pub(crate) verb: String,
+    /// The message-number, if the command has one.
+    pub(crate) number: Option<usize>,
     pub(crate) octets: Vec<u8>,
     /// Whether its last line has come, and the terminator if it is one with many.
     pub(crate) is_complete: bool,
@@ -20,6 +24,11 @@ impl Reply {
         self.has_many_lines && self.octets.starts_with(b"+OK")
     }
 
+    /// Whether a message was asked for, or its beginning.
+    pub(crate) fn is_message(&self) -> bool {
+        matches!(self.verb.as_str(), "RETR" | "TOP")
+    }
+
     /// Whether it tells of mail, and not of what popgate knows of its upstream.
     pub(crate) fn is_mail(&self) -> bool {
         !matches!(self.verb.as_str(), "CAPA" | "AUTH")
@@ -30,23 +39,22 @@ impl Reply {
 pub(crate) fn replies(said: &[u8], heard: &[u8]) -> Vec<Reply> {
     let mut replies = Vec::new();
     let mut unheard = heard;
-    let lines = said.split_inclusive(|octet| *octet == b'\n');
-    let complete = lines.filter(|line| line.ends_with(b"\n"));
     let mut within_auth = false;
-    for command in std::iter::once(&b""[..]).chain(complete) {
+    for command in std::iter::once(&b""[..]).chain(complete_lines(said)) {
         if unheard.is_empty() {
             break;
         }
-        let (verb, has_many_lines) = match within_auth {
-            true => (String::new(), false),
+        let (verb, argument) = match within_auth {
+            true => (String::new(), None),
             false => understand(command),
         };
-        let has_many_lines = has_many_lines && unheard.starts_with(b"+OK");
+        let has_many_lines = has_many_lines(&verb, argument) && unheard.starts_with(b"+OK");
         let (octets, is_complete) = one(unheard, has_many_lines);
         within_auth = octets.starts_with(b"+ ");
         unheard = &unheard[octets.len()..];
         replies.push(Reply {
             verb,
+            number: argument.and_then(|argument| str::from_utf8(argument).ok()?.parse().ok()),
             octets: octets.to_vec(),
             is_complete,
             has_many_lines,
@@ -57,23 +65,30 @@ pub(crate) fn replies(said: &[u8], heard: &[u8]) -> Vec<Reply> {
 
 /// Whether everything that was asked has been answered.
 pub(crate) fn all_are_answered(said: &[u8], heard: &[u8]) -> bool {
-    let commands = said.iter().filter(|octet| **octet == b'\n').count();
     let replies = replies(said, heard);
-    replies.len() == commands + 1 && replies.iter().all(|reply| reply.is_complete)
+    replies.len() == complete_lines(said).count() + 1
+        && replies.iter().all(|reply| reply.is_complete)
 }
 
-/// The verb, and whether `+OK` to it is followed by lines.
-fn understand(command: &[u8]) -> (String, bool) {
-    let text = String::from_utf8_lossy(command).to_uppercase();
-    let mut words = text.split_whitespace();
-    let verb = words.next().unwrap_or_default().to_owned();
-    let has_argument = words.next().is_some();
-    let has_many_lines = match verb.as_str() {
+/// The verb, and what follows it up to the next blank.
+fn understand(command: &[u8]) -> (String, Option<&[u8]>) {
+    let (verb, rest) = word(command.trim_ascii());
+    let (argument, _) = word(rest.trim_ascii_start());
+    let verb = String::from_utf8_lossy(verb).to_uppercase();
+    (verb, (!argument.is_empty()).then_some(argument))
+}
+
+fn word(text: &[u8]) -> (&[u8], &[u8]) {
+    text.split_at(memchr::memchr2(b' ', b'\t', text).unwrap_or(text.len()))
+}
+
+/// Whether `+OK` to this is followed by lines.
+fn has_many_lines(verb: &str, argument: Option<&[u8]>) -> bool {
+    match verb {
         "CAPA" | "RETR" | "TOP" => true,
-        "LIST" | "UIDL" | "AUTH" => !has_argument,
+        "LIST" | "UIDL" | "AUTH" => argument.is_none(),
         _ => false,
-    };
-    (verb, has_many_lines)
+    }
 }
 
 /// One reply off the front, and whether it is complete.

@@ -27,12 +27,15 @@
 //! dial                            popgate opens a connection to the upstream
 //! dial refused, dial silent       … which does not come about
 //! get to know                     as at the start of the process: what can the upstream do?
+//! keep warm                       likewise: connections wait for logins to come
+//! warm                            this client gets the connection that was opened last
 //! wait 31m                        time passes
 //! eof client, eof upstream        it closes its connection
 //! reset client, reset upstream    its connection breaks
 //! tls client, tls upstream        it does its half of a handshake; an upstream's certificate is for
 //!                                 imap.example.com
 //! tls client refused              … which fails; so does the other
+//! tls client nameless             … which does not say which name it means (no SNI)
 //! room 1000                       the client's window closes after so many octets
 //! closed client, closed upstream  popgate has closed the connection
 //! drain, drained                  popgate is to end; popgate has no more patience
@@ -69,8 +72,6 @@ pub(crate) struct Transcript {
 pub(crate) struct Step {
     /// In the file, for messages.
     pub(crate) line: usize,
-    /// The scene that it comes from, if it does.
-    pub(crate) scene: Option<String>,
     /// Whose turn it is, counted from 0 in the order of connecting.
     pub(crate) client: usize,
     pub(crate) act: Act,
@@ -85,6 +86,7 @@ pub(crate) enum Act {
     Connect,
     Dial(Dial),
     GetToKnow,
+    KeepWarm,
     Wait(Duration),
     Eof(Side),
     Reset(Side),
@@ -107,6 +109,8 @@ pub(crate) enum Side {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Handshake {
     Succeeds,
+    /// Although it names nobody.
+    SucceedsNameless,
     Fails,
 }
 
@@ -136,28 +140,13 @@ impl Transcript {
         Ok(parser.transcript)
     }
 
-    /// Whether it matters what popgate knows of its upstreams from earlier connections.
-    pub(crate) fn asks_for_capabilities(&self) -> bool {
-        // What EHLO lists depends on it.
-        if self.submission {
-            return true;
-        }
-        let asks = |said: &[u8]| {
-            let said = String::from_utf8_lossy(said).to_uppercase();
-            ["CAPA", "AUTH", "UTF8"]
-                .iter()
-                .any(|verb| said.contains(verb))
+    /// Of all that is said to popgate.
+    pub(crate) fn octets(&self) -> usize {
+        let octets = |step: &Step| match &step.act {
+            Act::ClientSays(octets) | Act::UpstreamSays(_, octets) => octets.len(),
+            _ => 0,
         };
-        self.steps.iter().any(|step| match &step.act {
-            Act::ClientSays(said) => asks(said),
-            act => *act == Act::GetToKnow,
-        })
-    }
-
-    /// Whether messages are asked for before the client wants them.
-    pub(crate) fn reads_ahead(&self) -> bool {
-        let is_it = |(name, _): &(String, String)| name == "POPGATE__READ_AHEAD__OCTETS";
-        self.settings.iter().any(is_it)
+        self.steps.iter().map(octets).sum()
     }
 
     /// Whether the octets on some leg are those of TLS.
@@ -169,7 +158,6 @@ impl Transcript {
 
 struct Line {
     number: usize,
-    scene: Option<String>,
     text: String,
 }
 
@@ -180,20 +168,13 @@ fn included(text: &str, scene: &dyn Fn(&str) -> String) -> Vec<Line> {
         let number = index + 1;
         let Some(call) = text.strip_prefix("include ") else {
             let text = text.to_owned();
-            lines.push(Line {
-                number,
-                scene: None,
-                text,
-            });
+            lines.push(Line { number, text });
             continue;
         };
         let (name, argument) = call.split_once(' ').unwrap_or((call, ""));
         let text = scene(name).replace("$1", argument);
-        lines.extend(included(&text, scene).into_iter().map(|line| Line {
-            number,
-            scene: Some(text.clone()),
-            text: line.text,
-        }));
+        let of_scene = included(&text, scene).into_iter();
+        lines.extend(of_scene.map(|line| Line { number, ..line }));
     }
     lines
 }
@@ -339,16 +320,24 @@ impl Parser {
                 self.client = number - 1;
                 return Ok(());
             }
+            ["warm"] => {
+                let last = self.transcript.dials.len().checked_sub(1);
+                let last = last.ok_or("no dial before it")?;
+                self.dials.insert(self.client, last);
+                return Ok(());
+            }
             ["dial"] => self.dial(Dialled::Accepted),
             ["dial", "refused"] => self.dial(Dialled::Refused),
             ["dial", "silent"] => self.dial(Dialled::Silent),
             ["get", "to", "know"] => Act::GetToKnow,
+            ["keep", "warm"] => Act::KeepWarm,
             ["wait", time] => Act::Wait(duration(time)?),
             ["eof", side] => Act::Eof(self.side(side)?),
             ["reset", side] => Act::Reset(self.side(side)?),
             ["closed", side] => Act::Closed(self.side(side)?),
             ["tls", side] => self.tls(side, Handshake::Succeeds)?,
             ["tls", side, "refused"] => self.tls(side, Handshake::Fails)?,
+            ["tls", "client", "nameless"] => self.tls("client", Handshake::SucceedsNameless)?,
             ["room", octets] => Act::Room(octets.parse().map_err(|_| "no number")?),
             ["drain"] => Act::Drain,
             ["drained"] => Act::Drained,
@@ -412,7 +401,6 @@ impl Parser {
     fn step(&self, line: &Line, act: Act) -> Step {
         Step {
             line: line.number,
-            scene: line.scene.clone(),
             client: self.client,
             act,
         }

@@ -8,11 +8,12 @@ use std::time::Duration;
 use popgate::account::Accounts;
 use popgate::config::{Config, Endpoint, EndpointSecurity, Flags};
 use popgate::line_stream::{ByteStream, LineStream};
-use popgate::session::{Client, Gateway, pop3, submission};
-use popgate::state::Memory;
-use popgate::upstream::{Dial, Dialling};
+use popgate::session::submission::{self, SentCopies};
+use popgate::session::{Client, Gateway, pop3};
+use popgate::state::{Listings, Memory};
+use popgate::upstream::{Dial, Dialling, Upstream};
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +36,8 @@ pub(crate) struct Stage {
     /// Hears of everything that popgate does.
     pub(crate) activity: Arc<Notify>,
     dialer: Arc<Dialer>,
+    /// Those who keep connections warm; they end with the stage.
+    keepers: JoinSet<()>,
 }
 
 pub(crate) struct ClientLeg {
@@ -98,31 +101,54 @@ impl<'a> Scenery<'a> {
     }
 
     /// The same with metrics and TLS set-ups of an earlier one, which would take most of the time of
-    /// a sweep. What earlier plays taught the upstreams must not matter then.
+    /// a sweep. Nothing is known of the upstreams.
     pub(crate) fn reset(&self, faults: Faults) -> Stage {
-        if self.transcript.asks_for_capabilities() {
-            return self.set(faults);
-        }
-        let upstreams = self.model.accounts.upstreams().cloned();
+        let upstreams: Vec<Arc<Upstream>> = match self.transcript.has_tls() {
+            // An earlier handshake must not make a later one shorter.
+            true => self.new_upstreams(),
+            false => {
+                let upstreams = self.model.accounts.upstreams();
+                upstreams.map(|known| Arc::new(known.anew())).collect()
+            }
+        };
         let limits = &self.config.limits;
         let gateway = Gateway {
             accounts: Accounts::new(
                 self.config.routes.clone(),
                 upstreams,
+                self.config.pop3.logins.clone(),
                 limits.upstream_connections_per_account,
             ),
             memory: Memory::default(),
+            listings: Listings::new(self.config.listing_cache_octets),
             metrics: self.model.metrics.clone(),
             timeouts: self.model.timeouts.clone(),
             cleartext_login: self.model.cleartext_login.clone(),
             tls: self.model.tls.clone(),
             read_ahead_octets: self.model.read_ahead_octets,
             client_workarounds: self.model.client_workarounds.clone(),
-            submission: self.model.submission.clone(),
+            submission: submission::Service {
+                copies: SentCopies::default(),
+                ..self.model.submission.clone()
+            },
             draining: CancellationToken::new(),
             drained: CancellationToken::new(),
         };
         self.stage(Arc::new(gateway), faults)
+    }
+
+    fn new_upstreams(&self) -> Vec<Arc<Upstream>> {
+        let upstreams = self.config.upstreams.iter().map(|settings| {
+            Upstream::new(
+                settings.clone(),
+                self.config.timeouts.upstream,
+                self.dialer.clone(),
+                self.model.metrics.clone(),
+            )
+        });
+        upstreams
+            .map(|upstream| Arc::new(upstream.expect("an upstream")))
+            .collect()
     }
 
     fn stage(&self, gateway: Arc<Gateway>, faults: Faults) -> Stage {
@@ -132,6 +158,7 @@ impl<'a> Scenery<'a> {
             clients: Vec::new(),
             activity: self.dialer.play().activity.clone(),
             dialer: self.dialer.clone(),
+            keepers: JoinSet::new(),
         }
     }
 }
@@ -178,6 +205,14 @@ impl Stage {
                     client.logout().await;
                 }
             });
+        }
+    }
+
+    /// As popgate does as long as it runs.
+    pub(crate) fn keep_warm(&mut self) {
+        for upstream in self.gateway.accounts.upstreams() {
+            let draining = self.gateway.draining.clone();
+            self.keepers.spawn(upstream.clone().keep_warm(draining));
         }
     }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use rustls::ServerConnection;
+use rustls::client::Resumption;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig};
 
@@ -35,7 +36,8 @@ impl Certificates {
         authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let authority =
             rcgen::CertifiedIssuer::self_signed(authority, authority_key).expect("an authority");
-        let key = rcgen::KeyPair::generate().expect("a key");
+        // Its signatures are all of one length, so that an octet of a handshake is the same one every time.
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
         let certificate = rcgen::CertificateParams::new([NAME.to_owned()])
             .and_then(|params| params.signed_by(&key, &authority))
             .expect("a certificate");
@@ -63,7 +65,10 @@ fn client(authority: &Path) -> Arc<ClientConfig> {
     let authority = CertificateDer::from_pem_file(authority).expect("an authority");
     roots.add(authority).expect("an authority");
     let config = ClientConfig::builder().with_root_certificates(roots);
-    Arc::new(config.with_no_client_auth())
+    let mut config = config.with_no_client_auth();
+    // So that its first flight is as long every time.
+    config.resumption = Resumption::disabled();
+    Arc::new(config)
 }
 
 fn server(certificate: &Path, private_key: &Path) -> Arc<ServerConfig> {
@@ -78,8 +83,19 @@ pub(crate) struct Tls(Connection);
 
 impl Tls {
     pub(crate) fn as_client() -> Self {
+        Self::client(CERTIFICATES.client.clone())
+    }
+
+    /// Without SNI, as devices are that know no more than an address.
+    pub(crate) fn as_nameless_client() -> Self {
+        let mut config = ClientConfig::clone(&CERTIFICATES.client);
+        config.enable_sni = false;
+        Self::client(Arc::new(config))
+    }
+
+    fn client(config: Arc<ClientConfig>) -> Self {
         let name = ServerName::try_from(NAME).expect("a name");
-        let connection = ClientConnection::new(CERTIFICATES.client.clone(), name);
+        let connection = ClientConnection::new(config, name);
         Self(connection.expect("a connection").into())
     }
 

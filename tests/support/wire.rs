@@ -123,9 +123,8 @@ impl Wire {
         self.shared().room = room;
     }
 
-    /// All that was sent.
-    pub(crate) fn sent(&self) -> Vec<u8> {
-        self.shared().sent.clone()
+    pub(crate) fn sent_octets(&self) -> usize {
+        self.shared().sent.len()
     }
 
     /// Whether popgate finds the end of this connection, whoever ended it.
@@ -133,10 +132,9 @@ impl Wire {
         self.shared().ending().is_some()
     }
 
-    /// What popgate has read so far.
-    pub(crate) fn delivered(&self) -> Vec<u8> {
-        let shared = self.shared();
-        shared.sent[..shared.delivered].to_vec()
+    /// How much of it popgate has read so far.
+    pub(crate) fn delivered_octets(&self) -> usize {
+        self.shared().delivered
     }
 }
 

@@ -1,25 +1,14 @@
 //! The AUTHORIZATION state (RFC 1939 §4, RFC 5034, RFC 2595): from greeting to an open maildrop.
 
 use tokio::time::{Instant, timeout_at};
-use tracing::debug;
 
-use super::{LoggedIn, Record, capa, mechanisms};
-use crate::account::MailboxKey;
-use crate::config::Sessions;
-use crate::failure::{Failure, FailureKind};
-use crate::imap::capability::Capability;
-use crate::imap::command::ListingIdentity;
-use crate::imap::fetch::Fetch;
-use crate::maildrop::{
-    FetchWindow, Identities, ListingBuilder, Maildrop, UniqueIdFormat, UniqueIds,
-};
+use super::{LoggedIn, Record, capa, login, mechanisms};
 use crate::pop3::command::{AUTHORIZATION_LINE_OCTETS_MAX, Command, CommandName};
 use crate::pop3::reply;
 use crate::sasl::{self, Credential, Mechanism};
 use crate::secret::Secret;
 use crate::session::sasl_exchange::exchange;
 use crate::session::{Client, Gateway, Offer, SessionEnd};
-use crate::upstream::{ImapClient, Selected, Upstream};
 
 /// Logins that may be refused on one connection.
 const LOGINS_MAX: u32 = 3;
@@ -48,7 +37,7 @@ pub(super) async fn run(
     gateway: &Gateway,
     offer: Offer,
     record: &mut Record,
-) -> Result<Option<LoggedIn>, SessionEnd> {
+) -> Result<Option<Box<LoggedIn>>, SessionEnd> {
     // No `<…@…>` in it, since clients would take that for an offer of APOP.
     reply::ok(client.lines.output(), "popgate ready");
     let login_ends = record.started + gateway.timeouts.login;
@@ -65,10 +54,11 @@ pub(super) async fn run(
         let Negotiated::Credential(credential, command, started) = negotiated else {
             return Ok(None);
         };
+        let credential = gateway.as_meant(credential);
         record.login = Some(credential.login().escape_ascii().to_string());
         // What was said so far must not wait for the upstream.
         client.lines.flush().await?;
-        let opened = open_maildrop(credential, progress.utf8, login_ends, gateway, record).await;
+        let opened = login::run(credential, progress.utf8, login_ends, gateway, record).await;
         gateway
             .metrics
             .pop3_command(command, opened.is_ok(), started.elapsed());
@@ -233,143 +223,4 @@ async fn auth(
         record.misplaced(client, "that AUTH exchange was cancelled or malformed")?;
     }
     Ok(credential)
-}
-
-/// One attempt at the upstream for one attempt of the client.
-async fn open_maildrop(
-    credential: Credential,
-    utf8: bool,
-    login_ends: Instant,
-    gateway: &Gateway,
-    record: &mut Record,
-) -> Result<LoggedIn, Failure> {
-    let upstream = gateway.accounts.upstream(credential.login())?;
-    let name = upstream.settings().name.clone();
-    record.upstream = Some(name.clone());
-    let settings = upstream.settings().maildrop.clone();
-    let open = gateway.metrics.upstream_connection(&name);
-    let authenticated = timeout_at(login_ends, authenticate(upstream, &credential))
-        .await
-        .unwrap_or_else(|_| {
-            let cause = "the upstream did not finish the login within timeouts.login";
-            Err(FailureKind::UpstreamUnreachable.because(cause))
-        });
-    let refused = authenticated.as_ref().err().map(|failure| failure.kind);
-    gateway.metrics.auth_attempt(&name, refused);
-    let mut imap = authenticated?;
-    // Only who has proved to be somebody may take somebody's place.
-    let key = MailboxKey {
-        upstream: name,
-        owner: credential.mailbox_owner().to_vec(),
-        folder: settings.folder.clone(),
-    };
-    let mut permits: Vec<Box<dyn Send + Sync>> = Vec::with_capacity(2);
-    permits.push(Box::new(
-        gateway
-            .accounts
-            .connection(upstream, credential.mailbox_owner())?,
-    ));
-    if settings.sessions == Sessions::Exclusive {
-        permits.push(Box::new(gateway.accounts.maildrop(key.clone())?));
-    }
-    if utf8 {
-        imap.enable_utf8().await?;
-    }
-    let selected = imap.select(&imap.mailbox(&settings.folder)).await?;
-    let maildrop = list(&mut imap, &selected, settings.unique_id, gateway, &key).await?;
-    debug!(
-        session = %record.id,
-        login = record.login.as_deref().unwrap_or_default(),
-        upstream = %key.upstream,
-        messages = maildrop.numbers(),
-        "logged in"
-    );
-    Ok(LoggedIn {
-        imap,
-        selected,
-        maildrop,
-        window: FetchWindow::new(match upstream.settings().quirks.one_command_at_a_time {
-            true => 0,
-            false => gateway.read_ahead_octets,
-        }),
-        key,
-        settings,
-        _permits: permits,
-        _open: open,
-    })
-}
-
-async fn authenticate(
-    upstream: &std::sync::Arc<Upstream>,
-    credential: &Credential,
-) -> Result<ImapClient, Failure> {
-    let mut imap = upstream.connect().await?;
-    imap.authenticate(credential).await?;
-    Ok(imap)
-}
-
-/// The snapshot that this session will see: what is there, less what others marked `\Deleted` and
-/// what POP3 shows no more.
-async fn list(
-    imap: &mut ImapClient,
-    selected: &Selected,
-    format: UniqueIdFormat,
-    gateway: &Gateway,
-    key: &MailboxKey,
-) -> Result<Maildrop, Failure> {
-    let identity = identity_for(format, imap)?;
-    let mut builder = ListingBuilder::default();
-    let mut identities = Identities::new();
-    imap.list_messages(selected, identity, |fetch| {
-        let Some(uid) = fetch.uid else {
-            return; // Flags that somebody changed just now, by sequence number.
-        };
-        let hidden = fetch.flags.map(|flags| flags.deleted || flags.hidden);
-        builder.add(uid, fetch.octets, hidden);
-        if let Some(name) = upstream_name(format, fetch) {
-            identities.insert(uid, name);
-        }
-    })
-    .await?;
-    let remembered = gateway.memory.remembered(key, selected.validity);
-    let listing = builder.build(&remembered.octets, &remembered.hidden, &remembered.shown);
-    let unique_ids = match identity {
-        ListingIdentity::Uid => UniqueIds::from_uids(format, selected.validity),
-        ListingIdentity::GmailMessageId | ListingIdentity::EmailId => {
-            UniqueIds::from_names(format, selected.validity, &listing, identities)
-        }
-    };
-    Ok(Maildrop::new(listing, unique_ids))
-}
-
-/// To give other unique-ids than the configured ones would make every client fetch everything again.
-fn identity_for(format: UniqueIdFormat, imap: &ImapClient) -> Result<ListingIdentity, Failure> {
-    let needs = |capability, identity, name: &str| match imap.has(capability) {
-        true => Ok(identity),
-        false => Err(FailureKind::Misconfigured.because(format!(
-            "maildrop.unique_id needs {name}, which the upstream does not have"
-        ))),
-    };
-    match format {
-        UniqueIdFormat::Gmail => needs(
-            Capability::GmailExtensions,
-            ListingIdentity::GmailMessageId,
-            "X-GM-EXT-1",
-        ),
-        UniqueIdFormat::EmailId => {
-            needs(Capability::ObjectId, ListingIdentity::EmailId, "OBJECTID")
-        }
-        UniqueIdFormat::Dovecot
-        | UniqueIdFormat::Uid
-        | UniqueIdFormat::Cyrus
-        | UniqueIdFormat::Courier
-        | UniqueIdFormat::Uw => Ok(ListingIdentity::Uid),
-    }
-}
-
-fn upstream_name(format: UniqueIdFormat, fetch: Fetch) -> Option<String> {
-    match format {
-        UniqueIdFormat::Gmail => fetch.gmail_message_id.map(|id| format!("GmailId{id:x}")),
-        _ => fetch.email_id,
-    }
 }

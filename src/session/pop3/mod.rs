@@ -1,6 +1,8 @@
 //! A POP3 session (RFC 1939): [`serve`] reads as the RFC's three states.
 
 mod authorization;
+mod login;
+mod opening;
 mod retrieve;
 mod transaction;
 pub(super) mod update;
@@ -71,8 +73,9 @@ async fn conversation(
     record: &mut Record,
 ) -> Result<(), SessionEnd> {
     let offer = gateway.offer();
+    // What a session does for a short time is in a box, so that one that waits is small.
     let logged_in = tokio::select! {
-        result = authorization::run(client, gateway, offer, record) => result?,
+        result = Box::pin(authorization::run(client, gateway, offer, record)) => result?,
         () = gateway.draining.cancelled() => return Err(SessionEnd::ShuttingDown),
     };
     let Some(mut logged_in) = logged_in else {
@@ -88,17 +91,17 @@ async fn conversation(
     };
     // Without QUIT the marks are forgotten with the maildrop.
     let result = match transaction {
-        Ok(()) => update::run(client, gateway, &mut logged_in, record).await,
+        Ok(()) => Box::pin(update::run(client, gateway, &mut logged_in, record)).await,
         Err(end) => Err(end),
     };
-    let LoggedIn { imap, .. } = logged_in;
+    let LoggedIn { imap, .. } = *logged_in;
     let (read, written) = imap.octets();
     gateway.metrics.bytes("upstream", read, written);
     if result.is_ok() {
         // The client waits for this, and may log in again as soon as it has it.
         client.lines.limit_stalls(LAST_WORDS);
         client.lines.close().await;
-        imap.logout().await;
+        Box::pin(imap.logout()).await;
     }
     result
 }
@@ -240,6 +243,11 @@ fn capa(out: &mut Vec<u8>, client_may_log_in: bool, has_stls: bool, offer: super
     }
     if has_stls {
         reply::line(out, "STLS");
+    }
+    if !offer.login_delay.is_zero() {
+        // Rounded up, so that whoever waits for so many seconds is let in.
+        let seconds = offer.login_delay.as_millis().div_ceil(1000);
+        reply::line(out, format_args!("LOGIN-DELAY {seconds}"));
     }
     if offer.utf8 {
         reply::line(out, "UTF8");

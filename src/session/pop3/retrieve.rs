@@ -18,6 +18,10 @@ use crate::upstream::LiteralReader;
 /// Octets of the first partial fetch of a TOP, its lines apart: most headers fit.
 const TOP_HEADER_OCTETS: u64 = 8 * 1024;
 
+/// Octets of a chunk that is sent by itself when it needs no change. To copy a smaller one behind what
+/// waits already is cheaper than a packet of its own.
+const UNCOPIED_OCTETS_MIN: usize = 16 * 1024;
+
 /// Octets that a TOP expects of a body line.
 const TOP_LINE_OCTETS: u64 = 80;
 
@@ -32,9 +36,8 @@ pub(super) async fn retr(
     logged_in: &mut LoggedIn,
     record: &mut Record,
 ) -> Result<(), SessionEnd> {
-    let next = logged_in
-        .window
-        .slide(message, &logged_in.imap.under_way(), &logged_in.maildrop);
+    let beginning = Beginning::of(message, logged_in);
+    let next = expected_next(message, None, logged_in);
     let Some(body) = open(
         message,
         Section::Whole,
@@ -48,8 +51,8 @@ pub(super) async fn retr(
     else {
         return Ok(());
     };
-    let mut lines = Lines::new(gateway, TopLines::new(u64::MAX));
-    begin(message, client, record);
+    let mut lines = Lines::new(gateway, TopLines::all());
+    beginning.say(client, record);
     relay(body, client, &mut lines).await?;
     lines.end(client);
     end(client, record);
@@ -71,6 +74,7 @@ pub(super) async fn top(
     logged_in: &mut LoggedIn,
     record: &mut Record,
 ) -> Result<(), SessionEnd> {
+    let beginning = Beginning::of(message, logged_in);
     let mut top = Lines::new(gateway, TopLines::new(lines));
     let wanted = TOP_HEADER_OCTETS.saturating_add(lines.saturating_mul(TOP_LINE_OCTETS));
     // Of `TOP n 99999999` (fetchmail) it is clear that it means all. The size in the listing says
@@ -78,13 +82,15 @@ pub(super) async fn top(
     let all_at_once = Octets::try_from(wanted).is_err();
     let mut octets = Octets::try_from(wanted).unwrap_or(Octets::MAX);
     octets = octets.min(TOP_PART_OCTETS_MAX);
+    let part = (!all_at_once).then_some(octets);
+    let mut next = expected_next(message, part, logged_in);
     let mut first: Octets = 0;
     loop {
         let section = match all_at_once {
             true => Section::Whole,
             false => Section::Part { first, octets },
         };
-        let Some(body) = open(message, section, &[], client, gateway, logged_in, record).await?
+        let Some(body) = open(message, section, &next, client, gateway, logged_in, record).await?
         else {
             if record.in_multi_line {
                 // It began as a message and ends as none: what was sent must not look complete.
@@ -93,9 +99,10 @@ pub(super) async fn top(
             }
             return Ok(());
         };
+        next.clear();
         let received = body.octets();
         if first == 0 {
-            begin(message, client, record);
+            beginning.say(client, record);
         }
         relay(body, client, &mut top).await?;
         let more_to_come = !all_at_once && received == u64::from(octets);
@@ -113,11 +120,29 @@ pub(super) async fn top(
     Ok(())
 }
 
+/// What the client will probably fetch behind this message, in the same way.
+fn expected_next(
+    message: Message,
+    part_octets: Option<Octets>,
+    logged_in: &mut LoggedIn,
+) -> Vec<(Uid, u64)> {
+    let LoggedIn {
+        imap,
+        window,
+        maildrop,
+        ..
+    } = logged_in;
+    let others = imap.under_way().filter(|(uid, _)| *uid != message.uid);
+    let under_way = others.collect();
+    let way = imap.octets_on_the_way();
+    window.slide(message, part_octets, under_way, way, maildrop)
+}
+
 /// Asks for a body; `None` when there is none and the client has been told so.
 async fn open<'a>(
     message: Message,
     section: Section,
-    next: &[Uid],
+    next: &[(Uid, u64)],
     client: &mut Client,
     gateway: &Gateway,
     logged_in: &'a mut LoggedIn,
@@ -156,12 +181,26 @@ async fn open<'a>(
     Ok(None)
 }
 
-fn begin(message: Message, client: &mut Client, record: &mut Record) {
-    reply::ok(
-        client.lines.output(),
-        format_args!("{} octets", message.octets),
-    );
-    record.in_multi_line = true;
+/// What goes before the message itself. None of it is learned from, nor counted as lines of TOP.
+struct Beginning {
+    octets: u64,
+    header: &'static [u8],
+}
+
+impl Beginning {
+    fn of(message: Message, logged_in: &LoggedIn) -> Self {
+        Self {
+            octets: logged_in.maildrop.octets(message),
+            header: logged_in.maildrop.header(message),
+        }
+    }
+
+    fn say(&self, client: &mut Client, record: &mut Record) {
+        let out = client.lines.output();
+        reply::ok(out, format_args!("{} octets", self.octets));
+        out.extend_from_slice(self.header);
+        record.in_multi_line = true;
+    }
 }
 
 fn end(client: &mut Client, record: &mut Record) {
@@ -176,7 +215,7 @@ async fn relay(
     lines: &mut Lines,
 ) -> Result<(), SessionEnd> {
     while let Some(chunk) = body.chunk().await? {
-        lines.push(chunk, client.lines.output());
+        lines.send(chunk, client).await?;
         if client.lines.output().len() >= OUTPUT_OCTETS_MAX || !body.has_input() {
             client.lines.flush().await?;
         }
@@ -197,20 +236,26 @@ struct Lines {
 
 impl Lines {
     fn new(gateway: &Gateway, end_of_top: TopLines) -> Self {
-        let works_around = |what| gateway.client_workarounds.contains(&what);
         Self {
-            stuffer: DotStuffer::new(match works_around(ClientWorkaround::OutlookNoNuls) {
-                true => Nul::Replaced,
-                false => Nul::Kept,
-            }),
+            stuffer: DotStuffer::new(
+                match gateway.works_around(ClientWorkaround::OutlookNoNuls) {
+                    true => Nul::Replaced,
+                    false => Nul::Kept,
+                },
+            ),
             end_of_top,
-            end_header: works_around(ClientWorkaround::OeNsEoh),
+            end_header: gateway.works_around(ClientWorkaround::OeNsEoh),
         }
     }
 
-    fn push(&mut self, chunk: &[u8], out: &mut Vec<u8>) {
+    async fn send(&mut self, chunk: &[u8], client: &mut Client) -> Result<(), SessionEnd> {
         let octets = self.end_of_top.take(chunk);
-        self.stuffer.push(&chunk[..octets], out);
+        let chunk = &chunk[..octets];
+        if octets >= UNCOPIED_OCTETS_MIN && self.stuffer.pass(chunk) {
+            return Ok(client.lines.send(chunk).await?);
+        }
+        self.stuffer.push(chunk, client.lines.output());
+        Ok(())
     }
 
     fn end(&mut self, client: &mut Client) {

@@ -1,14 +1,18 @@
 //! The TRANSACTION state (RFC 1939 §5): one command after the other, until QUIT.
 
 use std::fmt;
+use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{LoggedIn, Record, capa, retrieve, update};
 use crate::maildrop::{Maildrop, Message, NoSuchMessage};
 use crate::pop3::command::{Command, MessageNumber, TRANSACTION_LINE_OCTETS_MAX};
 use crate::pop3::reply::{self, ResponseCode};
 use crate::session::{Client, Gateway, Offer, SessionEnd};
+
+/// When no command comes for so long, a session gives back the memory that it needs for work alone.
+const REST_AFTER: Duration = Duration::from_secs(1);
 
 /// Runs until QUIT. On any error the marks must be forgotten.
 pub(super) async fn run(
@@ -19,6 +23,13 @@ pub(super) async fn run(
     record: &mut Record,
 ) -> Result<(), SessionEnd> {
     loop {
+        if timeout(REST_AFTER, client.lines.wait_readable())
+            .await
+            .is_err()
+        {
+            client.lines.rest();
+            logged_in.imap.rest();
+        }
         let line = client.lines.line(TRANSACTION_LINE_OCTETS_MAX).await?;
         let started = Instant::now();
         let command = match Command::parse(line) {
@@ -31,10 +42,13 @@ pub(super) async fn run(
         if command == Command::Quit {
             return Ok(());
         }
-        logged_in.imap.keep_alive().await?;
+        if logged_in.imap.has_been_silent() {
+            Box::pin(logged_in.imap.keep_alive()).await?;
+        }
         let name = command.name();
         let refused_before = record.refused;
-        obey(command, client, gateway, logged_in, record, offer).await?;
+        // In a box, so that a session that waits is small.
+        Box::pin(obey(command, client, gateway, logged_in, record, offer)).await?;
         let succeeded = record.refused == refused_before;
         gateway
             .metrics
@@ -196,7 +210,9 @@ impl fmt::Display for ListingLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let number = self.message.number.number();
         match self.listed {
-            Listed::Octets => write!(f, "{number} {}", self.message.octets),
+            Listed::Octets => {
+                write!(f, "{number} {}", self.maildrop.octets(self.message))
+            }
             Listed::UniqueId => write!(f, "{number} {}", self.maildrop.unique_id(self.message)),
         }
     }

@@ -161,6 +161,13 @@ async fn remove(
             }
             return Err(failure);
         }
+        if matches!(
+            removal,
+            Removal::Move | Removal::Expunge | Removal::CopyThenExpunge
+        ) {
+            let (key, validity) = (&logged_in.key, logged_in.selected.validity);
+            gateway.listings.remove(key, validity, &part);
+        }
         record.deleted += part.len();
         gateway
             .metrics

@@ -58,6 +58,7 @@ pub(super) async fn run(
         let (opened, first, started) = match negotiated {
             Negotiated::Quit => return Ok(None),
             Negotiated::Credential(credential, started) => {
+                let credential = gateway.as_meant(credential);
                 let opened = log_in(credential, login_ends, gateway, record).await;
                 (opened, None, started)
             }
@@ -263,7 +264,7 @@ async fn log_in(
     let upstream = gateway.accounts.upstream(credential.login())?.clone();
     let name = upstream.settings().name.clone();
     record.upstream = Some(name.clone());
-    let open = gateway.metrics.upstream_connection(&name);
+    let open = gateway.metrics.upstream_connection(&name, "in_use");
     let hostname = &gateway.submission.settings.hostname;
     let connected = timeout_at(login_ends, connect(&upstream, &credential, hostname))
         .await

@@ -214,8 +214,8 @@ impl Task {
         // It is never closed.
         let _connection = self.connections.clone().acquire_owned().await;
         let name = &self.upstream.settings().name;
-        let _open = self.metrics.upstream_connection(name);
-        let mut imap = self.upstream.connect().await?;
+        let _open = self.metrics.upstream_connection(name, "in_use");
+        let mut imap = self.upstream.connect_anew().await?;
         imap.authenticate(&self.credential).await?;
         let result = store(&mut self.copying, &mut imap).await;
         if result.is_ok() {

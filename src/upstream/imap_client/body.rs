@@ -1,7 +1,5 @@
 //! Fetching a message: up to the first octet of its body, which a [`LiteralReader`] then lends.
 
-use std::collections::VecDeque;
-
 use tokio::time::Instant;
 
 use super::{ImapClient, Received};
@@ -18,11 +16,24 @@ use crate::upstream::LiteralReader;
 /// before its terminator is said.
 const UNNAMED_BODY_OCTETS_MAX: u64 = 64 * 1024;
 
-/// A FETCH of a whole message that the client has not asked for yet.
-pub(super) struct Ahead {
-    pub(super) tag: Tag,
-    pub(super) uid: Uid,
+/// A FETCH of a body that was sent.
+#[derive(Clone, Copy)]
+pub(in crate::upstream) struct Asked {
+    tag: Tag,
     started: Instant,
+    /// Octets that had come from the upstream by then.
+    octets_before: u64,
+    /// Whether nothing else was under way.
+    alone: bool,
+}
+
+/// A FETCH that the client has not asked for yet.
+pub(super) struct Ahead {
+    asked: Asked,
+    uid: Uid,
+    section: Section,
+    /// As many as its body is expected to have.
+    octets: u64,
 }
 
 /// How the answer to a FETCH of a body begins.
@@ -38,13 +49,19 @@ enum BodyStart {
 }
 
 impl ImapClient {
-    /// The messages that were asked for ahead, and not fetched yet.
-    pub fn under_way(&self) -> Vec<Uid> {
-        self.ahead.iter().map(|ahead| ahead.uid).collect()
+    /// The messages that were asked for ahead and not fetched yet, each with the octets that it is
+    /// expected to take.
+    pub fn under_way(&self) -> impl Iterator<Item = (Uid, u64)> {
+        self.ahead.iter().map(|ahead| (ahead.uid, ahead.octets))
     }
 
-    /// Begins to fetch a message, or part of it, and asks in the same flight for the whole messages
-    /// that will be fetched next. `None`: there is no such message any more.
+    /// Octets that the way from the upstream holds, as far as was seen; 0 before that.
+    pub fn octets_on_the_way(&self) -> u64 {
+        self.pace.octets_under_way()
+    }
+
+    /// Begins to fetch a message, or part of it, and asks in the same flight for the same of the
+    /// messages that will be fetched next. `None`: there is no such message any more.
     ///
     /// # Errors
     /// When the upstream refuses, is lost, or has a message without showing it.
@@ -52,33 +69,36 @@ impl ImapClient {
         &mut self,
         uid: Uid,
         section: Section,
-        next: &[Uid],
+        next: &[(Uid, u64)],
     ) -> Result<Option<LiteralReader<'_>>, Failure> {
-        let (tag, started) = self.ask(uid, section).await?;
-        for uid in next {
-            let (tag, started) = self.send_fetch(*uid, Section::Whole);
+        let asked = self.ask(uid, section).await?;
+        for (uid, octets) in next {
+            let asked = self.send_fetch(*uid, section);
             self.ahead.push_back(Ahead {
-                tag,
+                asked,
                 uid: *uid,
-                started,
+                section,
+                octets: *octets,
             });
         }
         self.limit_command();
         // Also when the answer is here already: what was asked for ahead must not wait for it.
         self.stream.flush().await?;
-        let status = match self.body_start(tag, uid, section).await? {
+        let start = self.body_start(asked.tag, uid, section).await?;
+        if asked.alone {
+            self.pace.answered(asked.started.elapsed());
+        }
+        let status = match start {
             BodyStart::Streamed(head) => {
-                return Ok(Some(LiteralReader::streamed(self, tag, uid, head, started)));
+                return Ok(Some(LiteralReader::streamed(self, asked, uid, head)));
             }
             BodyStart::Held(content) => {
-                return Ok(Some(LiteralReader::inline(
-                    self, tag, uid, content, started,
-                )));
+                return Ok(Some(LiteralReader::inline(self, asked, uid, content)));
             }
             BodyStart::Absent => return Ok(None),
             BodyStart::Refused(status) => status,
         };
-        self.observe(CommandName::FetchBody, &status, started);
+        self.observe(CommandName::FetchBody, &status, asked.started);
         let failure = match self.expect_ok(CommandName::FetchBody, status) {
             Ok(()) => FailureKind::UpstreamRefused.because("the upstream says NIL for a body"),
             Err(failure) if failure.kind != FailureKind::UpstreamRefused => return Err(failure),
@@ -96,13 +116,13 @@ impl ImapClient {
     }
 
     /// Asks for a body, unless that was done ahead. What was asked for ahead of it is not wanted.
-    async fn ask(&mut self, uid: Uid, section: Section) -> Result<(Tag, Instant), Failure> {
-        let is_ahead = |ahead: &VecDeque<Ahead>| ahead.iter().any(|ahead| ahead.uid == uid);
-        while section == Section::Whole && is_ahead(&self.ahead) {
-            match self.ahead.pop_front_if(|front| front.uid == uid) {
-                Some(Ahead { tag, started, .. }) => {
+    async fn ask(&mut self, uid: Uid, section: Section) -> Result<Asked, Failure> {
+        let is_it = |ahead: &Ahead| ahead.uid == uid && ahead.section == section;
+        while self.ahead.iter().any(is_it) {
+            match self.ahead.pop_front_if(|front| is_it(front)) {
+                Some(Ahead { asked, .. }) => {
                     self.metrics.read_ahead(ReadAhead::Hit, 1);
-                    return Ok((tag, started));
+                    return Ok(asked);
                 }
                 None => {
                     self.limit_command();
@@ -111,21 +131,25 @@ impl ImapClient {
             }
         }
         self.drain_ahead().await?;
-        if section == Section::Whole {
+        if !matches!(section, Section::Part { first: 1.., .. }) {
             self.metrics.read_ahead(ReadAhead::Miss, 1);
         }
         Ok(self.send_fetch(uid, section))
     }
 
-    fn send_fetch(&mut self, uid: Uid, section: Section) -> (Tag, Instant) {
-        (
-            self.send(&Command::fetch_body(uid, section)),
-            Instant::now(),
-        )
+    fn send_fetch(&mut self, uid: Uid, section: Section) -> Asked {
+        let alone = self.ahead.is_empty() && self.unfinished.is_empty();
+        Asked {
+            tag: self.send(&Command::fetch_body(uid, section)),
+            started: Instant::now(),
+            octets_before: self.stream.octets_read(),
+            alone,
+        }
     }
 
     /// Reads and drops all that was asked for ahead, as every other command must.
     pub(super) async fn drain_ahead(&mut self) -> Result<(), Failure> {
+        self.drain_flight().await?;
         self.limit_command();
         while !(self.ahead.is_empty() && self.unfinished.is_empty()) {
             self.drain_front().await?;
@@ -146,9 +170,12 @@ impl ImapClient {
 
     /// The tagged response of a FETCH that nobody waits for.
     pub(super) fn end_of_fetch(&mut self, tag: Tag, status: Status) -> Result<(), Failure> {
-        if let Some(place) = self.unfinished.iter().position(|(of, _)| *of == tag) {
-            let (_, started) = self.unfinished.swap_remove(place);
-            self.observe(CommandName::FetchBody, &status, started);
+        if let Some(garbled) = self.is_out_of_order(tag) {
+            return Err(garbled.into());
+        }
+        if let Some(place) = self.unfinished.iter().position(|asked| asked.tag == tag) {
+            let asked = self.unfinished.swap_remove(place);
+            self.observe(CommandName::FetchBody, &status, asked.started);
             // The message went to the client as complete. If it was not, nothing more may happen in
             // this session, least of all its removal.
             return match status.condition {
@@ -158,7 +185,7 @@ impl ImapClient {
         }
         // What was read ahead is not there, or came in another order than asked for (RFC 3501 §5.5)
         // and was skipped: the client will ask again.
-        match self.ahead.iter().position(|ahead| ahead.tag == tag) {
+        match self.ahead.iter().position(|ahead| ahead.asked.tag == tag) {
             Some(place) => {
                 self.ahead.remove(place);
                 self.metrics.read_ahead(ReadAhead::Dropped, 1);
@@ -170,11 +197,10 @@ impl ImapClient {
 
     /// Behind a body, waits for the end of its FETCH, or for the next body that was asked for:
     /// Dovecot answers up to four FETCHes together, and ends them together.
-    pub(in crate::upstream) async fn end_body(
-        &mut self,
-        tag: Tag,
-        started: Instant,
-    ) -> Result<(), Failure> {
+    pub(in crate::upstream) async fn end_body(&mut self, asked: Asked) -> Result<(), Failure> {
+        let octets = self.stream.octets_read() - asked.octets_before;
+        self.pace.delivered(octets, asked.started.elapsed());
+        let Asked { tag, started, .. } = asked;
         self.limit_command();
         loop {
             match self.receive().await? {
@@ -184,7 +210,7 @@ impl ImapClient {
                 }
                 Received::Body(head) if self.is_ahead(&head) => {
                     self.next_body = Some(head);
-                    self.unfinished.push((tag, started));
+                    self.unfinished.push(asked);
                     return Ok(());
                 }
                 other => self.other(other, &mut |_| {}).await?,

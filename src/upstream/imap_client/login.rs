@@ -2,11 +2,11 @@
 
 use tokio::time::Instant;
 
-use super::{ImapClient, Received, contains, literals_of};
+use super::{ImapClient, Received, contains};
 use crate::failure::{Failure, FailureKind};
 use crate::imap::Garbled;
 use crate::imap::capability::{Capabilities, Capability};
-use crate::imap::command::{Command, CommandName};
+use crate::imap::command::{Command, CommandName, Literals};
 use crate::imap::response::{Code, Condition, Response, Status, Untagged};
 use crate::sasl::{Credential, Mechanism, Proof};
 
@@ -25,7 +25,7 @@ impl ImapClient {
         self.capabilities = None;
         let status = match (choice, credential.proof()) {
             (Choice::Login, Proof::Password(password)) => {
-                let literals = literals_of(capabilities);
+                let literals = Literals::from(capabilities);
                 let command = Command::login(credential.login(), password, literals);
                 self.run(command, |_| {}).await?
             }
@@ -40,9 +40,12 @@ impl ImapClient {
         if status.condition != Condition::Ok {
             return Err(self.login_failure(&status));
         }
+        let volunteers = self.capabilities.is_some();
         let capabilities = self.known_capabilities().await?;
-        self.upstream
-            .note(|seen| seen.after_login = Some(capabilities));
+        self.upstream.note(|seen| {
+            seen.after_login = Some(capabilities);
+            seen.volunteers_capabilities = volunteers;
+        });
         if capabilities.has(Capability::Id) {
             // Its answer, even NO, changes nothing.
             self.run(Command::id(env!("CARGO_PKG_VERSION")), |_| {})
@@ -66,6 +69,9 @@ impl ImapClient {
         let command = Command::authenticate(mechanism.name(), initial_response);
         let started = Instant::now();
         let tag = self.send(&command);
+        if at_once {
+            self.send_planned();
+        }
         let mut answers = Vec::new();
         // The challenge after a refused token explains the refusal; it wants an empty answer.
         answers.push(match mechanism {
@@ -81,8 +87,9 @@ impl ImapClient {
                     let answer = answers
                         .pop()
                         .ok_or(Garbled("more challenges than the mechanism has"))?;
-                    self.stream.output().extend_from_slice(answer);
-                    self.stream.output().extend_from_slice(b"\r\n");
+                    self.stream.output_secret(answer);
+                    self.stream.output_secret(b"\r\n");
+                    self.send_planned();
                 }
                 Received::Response(Response::Tagged { tag: ended, status }) if ended == tag => {
                     break status;
@@ -111,12 +118,37 @@ impl ImapClient {
         kind.because(format!("login: {}", self.quote(&status.text)))
     }
 
+    /// Names what will be asked behind the login, if the upstream is as it was when somebody logged in
+    /// last: capabilities, ID, UTF8 if that is wanted, and then what `opening` makes of its
+    /// capabilities and of whether UTF8 can be enabled.
+    pub fn anticipate_login(
+        &mut self,
+        wants_utf8: bool,
+        opening: impl FnOnce(Capabilities, bool) -> Vec<Command>,
+    ) {
+        let seen = self.upstream.seen();
+        let Some(capabilities) = seen.after_login else {
+            return;
+        };
+        if !seen.volunteers_capabilities {
+            self.anticipate([Command::capability()]);
+        }
+        if capabilities.has(Capability::Id) {
+            self.anticipate([Command::id(env!("CARGO_PKG_VERSION"))]);
+        }
+        let utf8 = wants_utf8 && can_enable_utf8(capabilities);
+        if utf8 {
+            self.anticipate([Command::enable_utf8()]);
+        }
+        self.anticipate(opening(capabilities, utf8));
+    }
+
     /// ENABLE UTF8=ACCEPT (RFC 9755), if the upstream can.
     ///
     /// # Errors
     /// When it was lost.
     pub async fn enable_utf8(&mut self) -> Result<(), Failure> {
-        if self.has(Capability::Utf8Accept) && self.has(Capability::Enable) {
+        if self.capabilities.is_some_and(can_enable_utf8) {
             let mut enabled = false;
             self.run(Command::enable_utf8(), |untagged| {
                 if let Untagged::Enabled(what) = untagged {
@@ -128,6 +160,10 @@ impl ImapClient {
         }
         Ok(())
     }
+}
+
+fn can_enable_utf8(capabilities: Capabilities) -> bool {
+    capabilities.has(Capability::Utf8Accept) && capabilities.has(Capability::Enable)
 }
 
 /// Gmail (2016) and others refuse a login that comes too often with nothing but a text:

@@ -4,11 +4,11 @@ use super::ImapClient;
 use crate::failure::{Failure, FailureKind};
 use crate::imap::Garbled;
 use crate::imap::command::{
-    Command, CommandName, FlagChange, ListingIdentity, Literals, MailboxName, SearchedState,
-    StoredFlag,
+    Command, CommandName, FlagChange, ListingIdentity, ListingRange, Literals, MailboxName,
+    SearchAnswer, SearchedState, StoredFlag,
 };
 use crate::imap::fetch::Fetch;
-use crate::imap::ids::{Uid, UidSet, UidValidity};
+use crate::imap::ids::{ModSeq, Uid, UidSet, UidValidity};
 use crate::imap::response::{Code, Condition, PermanentFlags, Status, Untagged};
 
 /// Messages that a maildrop may have; mpop, for one, takes no more.
@@ -21,6 +21,12 @@ pub struct Selected {
     pub validity: UidValidity,
     /// How many messages there are.
     pub exists: u32,
+    /// From which UID on nothing is there yet, if the upstream says.
+    pub uid_next: Option<Uid>,
+    /// The last modification of the mailbox, if the upstream counts them.
+    pub mod_seq: Option<ModSeq>,
+    /// Whether a message may bear the keyword that hides it, as far as the upstream says.
+    pub may_hide: bool,
     /// Whether nothing can be changed.
     pub read_only: bool,
     /// Which flags can be changed for good.
@@ -33,8 +39,8 @@ impl ImapClient {
     /// # Errors
     /// `Misconfigured` when there is no such mailbox, `MaildropInUse` when it is locked.
     pub async fn select(&mut self, mailbox: &MailboxName) -> Result<Selected, Failure> {
-        let mut exists = 0;
         let mut validity = None;
+        let (mut uid_next, mut mod_seq, mut may_hide) = (None, None, false);
         // RFC 3501 §6.3.1: without PERMANENTFLAGS all flags can be changed; of keywords we do not
         // believe it.
         let mut permanent_flags = PermanentFlags {
@@ -43,19 +49,20 @@ impl ImapClient {
             hidden: false,
         };
         self.validity = None;
+        self.exists = 0;
+        let command = Command::select(mailbox, self.capabilities.unwrap_or_default());
         let status = self
-            .run(
-                Command::select(mailbox, self.literals()),
-                |untagged| match untagged {
-                    Untagged::Exists(count) => exists = count,
-                    Untagged::Status(status) => match status.code {
-                        Some(Code::UidValidity(said)) => validity = Some(said),
-                        Some(Code::PermanentFlags(said)) => permanent_flags = said,
-                        _ => {}
-                    },
+            .run(command, |untagged| match untagged {
+                Untagged::Flags { hidden } => may_hide = hidden,
+                Untagged::Status(status) => match status.code {
+                    Some(Code::UidValidity(said)) => validity = Some(said),
+                    Some(Code::UidNext(said)) => uid_next = Some(said),
+                    Some(Code::HighestModSeq(said)) => mod_seq = Some(said),
+                    Some(Code::PermanentFlags(said)) => permanent_flags = said,
                     _ => {}
                 },
-            )
+                _ => {}
+            })
             .await?;
         let read_only = status.code == Some(Code::ReadOnly);
         match &status {
@@ -84,41 +91,40 @@ impl ImapClient {
         self.validity = Some(validity);
         Ok(Selected {
             validity,
-            exists,
+            exists: self.exists,
+            uid_next,
+            mod_seq,
+            may_hide,
             read_only,
             permanent_flags,
         })
     }
 
-    /// UID, size and flags of every message of a selected mailbox, one response each, and some more
-    /// where flags change meanwhile.
+    /// UID, size and flags of these messages, one response each, and some more where flags change
+    /// meanwhile.
     ///
     /// # Errors
     /// When there are too many messages, the upstream refuses or is lost; what came before is not to
     /// be trusted then.
     pub async fn list_messages(
         &mut self,
-        selected: &Selected,
+        range: ListingRange,
         identity: ListingIdentity,
         mut each: impl FnMut(Fetch),
     ) -> Result<(), Failure> {
-        // `1:*` names the last message even of an empty mailbox.
-        if selected.exists == 0 {
-            return Ok(());
-        }
-        if selected.exists > MESSAGES_MAX {
+        if self.exists > MESSAGES_MAX {
             return Err(FailureKind::Misconfigured.because(format!(
                 "the folder has {} messages; a maildrop may have {MESSAGES_MAX}",
-                selected.exists
+                self.exists
             )));
         }
         // An upstream that repeats itself without end must not fill our memory.
-        let responses_max = 2 * selected.exists + 1000;
+        let responses_max = 2 * self.exists + 1000;
         let mut responses = 0;
-        let mut last = None;
+        let mut range = range;
         loop {
             let status = self
-                .run(Command::fetch_listing(last, identity), |untagged| {
+                .run(Command::fetch_listing(range, identity), |untagged| {
                     if let Untagged::Fetch(fetch) = untagged {
                         responses += 1;
                         if responses <= responses_max {
@@ -133,36 +139,65 @@ impl ImapClient {
             let code = status.code.clone();
             self.expect_ok(CommandName::FetchListing, status)?;
             // RFC 9738 §3: from the highest UID down, so that what is below is still to come.
-            last = match code {
-                Some(Code::MessageLimit(lowest)) if last.is_none_or(|last| lowest <= last) => {
+            let below = match code {
+                Some(Code::MessageLimit(lowest))
+                    if range.last.is_none_or(|last| lowest <= last) && range.first < lowest =>
+                {
                     Uid::new(lowest.number() - 1)
                 }
                 _ => None,
             };
-            if last.is_none() {
+            if below.is_none() {
                 return Ok(());
             }
+            range.last = below;
         }
     }
 
-    /// Which of these messages are in the mailbox still, and as `state` says.
+    /// Which of these messages are in the mailbox, and as `state` says.
     ///
     /// # Errors
     /// When the upstream refuses or is lost.
     pub async fn search(&mut self, set: &UidSet, state: SearchedState) -> Result<UidSet, Failure> {
+        let command = Command::search(set, state, SearchAnswer::Numbers);
+        let uids = self.search_by(command).await?;
+        // Ours alone, so that a set of four billion cannot be walked through.
+        Ok(set.iter().filter(|uid| uids.contains(*uid)).collect())
+    }
+
+    /// Which messages between these UIDs are in the mailbox, and as `state` says.
+    ///
+    /// # Errors
+    /// When the upstream refuses or is lost.
+    pub async fn search_between(
+        &mut self,
+        first: Uid,
+        last: Uid,
+        state: SearchedState,
+    ) -> Result<UidSet, Failure> {
+        let answer = SearchAnswer::from(self.capabilities.unwrap_or_default());
+        let command = Command::search(&UidSet::range(first, last), state, answer);
+        let mut found = UidSet::default();
+        found.insert_within(&self.search_by(command).await?, first, last);
+        Ok(found)
+    }
+
+    async fn search_by(&mut self, command: Command) -> Result<UidSet, Failure> {
         let mut found = UidSet::default();
         let status = self
-            .run(Command::search(set, state), |untagged| {
-                if let Untagged::Search(uids) = untagged {
-                    // Ours alone, so that a set of four billion cannot be walked through.
-                    for uid in set.iter().filter(|uid| uids.contains(*uid)) {
-                        found.insert_range(uid, uid);
-                    }
+            .run(command, |untagged| {
+                if let Untagged::Search(uids) = untagged
+                    && found.ranges() <= MESSAGES_MAX as usize
+                {
+                    found.insert_within(&uids, Uid::FIRST, Uid::LAST);
                 }
             })
             .await?;
         self.expect_ok(CommandName::Search, status)?;
-        Ok(found)
+        match found.ranges() <= MESSAGES_MAX as usize {
+            true => Ok(found),
+            false => Err(Garbled("a SEARCH that finds more messages than there can be").into()),
+        }
     }
 
     /// Sets or clears a flag on each of these messages that is still there; at most [`UIDS_MAX`].

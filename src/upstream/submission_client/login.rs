@@ -82,10 +82,8 @@ impl SubmissionClient {
     }
 
     async fn respond(&mut self, line: &Secret) -> Result<Reply, Failure> {
-        let out = self.stream.output();
-        out.reserve_exact(line.expose().len() + 2);
-        out.extend_from_slice(line.expose());
-        out.extend_from_slice(b"\r\n");
+        self.stream.output_secret(line.expose());
+        self.stream.output_secret(b"\r\n");
         self.reply().await
     }
 

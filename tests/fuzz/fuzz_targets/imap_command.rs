@@ -9,6 +9,7 @@ use imap_codec::imap_types::command::CommandBody;
 use imap_codec::imap_types::core::AString;
 use imap_codec::imap_types::mailbox::Mailbox;
 use libfuzzer_sys::fuzz_target;
+use popgate::imap::capability::{Capabilities, Capability};
 use popgate::imap::command::{Command, Literals, MailboxName};
 use popgate::imap::ids::{Uid, UidSet};
 use popgate::imap::response::Tag;
@@ -77,7 +78,7 @@ fn check_mailbox(mailbox: &MailboxName, literals: Literals) {
     };
     let set: UidSet = [1, 2, 9].into_iter().filter_map(Uid::new).collect();
     for command in [
-        Command::select(mailbox, literals),
+        Command::select(mailbox, capable(literals)),
         Command::create(mailbox, literals),
         Command::copy(&set, mailbox, literals),
         Command::move_to(&set, mailbox, literals),
@@ -100,6 +101,17 @@ fn check_mailbox(mailbox: &MailboxName, literals: Literals) {
             other => panic!("{other:?}"),
         });
     }
+}
+
+/// Of an upstream that takes such literals.
+fn capable(literals: Literals) -> Capabilities {
+    let mut capabilities = Capabilities::default();
+    match literals {
+        Literals::Synchronizing => {}
+        Literals::Minus => capabilities.insert(Capability::LiteralMinus),
+        Literals::Plus => capabilities.insert(Capability::LiteralPlus),
+    }
+    capabilities
 }
 
 fn check_encoded(name: &str, literals: Literals) {

@@ -1,0 +1,176 @@
+//! [`Snapshot`]: what a mailbox held when a session looked at it, and what has to be asked to know
+//! what it holds now.
+//!
+//! UIDVALIDITY, UIDNEXT, EXISTS and, where there is one, HIGHESTMODSEQ come with SELECT. If none of
+//! them has changed, nothing has. Otherwise little has to be asked: what came, whose flags changed, and
+//! only if the numbers do not add up, what left.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{Listing, Octets};
+use crate::imap::command::{ListingIdentity, ListingRange};
+use crate::imap::ids::{ModSeq, Uid, UidSet, UidValidity};
+
+/// Octets of the UIDs that one answer to a SEARCH may spell, so that it fits into one line of those
+/// that we accept, whichever messages it names.
+const ANSWER_OCTETS_MAX: usize = 60_000;
+
+/// What a mailbox held.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Under which its UIDs mean anything.
+    pub validity: UidValidity,
+    /// What was asked of the messages besides UID, size and flags.
+    pub identity: ListingIdentity,
+    /// From which UID on nothing was there, if SELECT said.
+    pub uid_next: Option<Uid>,
+    /// As of which modification, if SELECT said.
+    pub mod_seq: Option<ModSeq>,
+    /// The messages.
+    pub listing: Arc<Listing>,
+    /// Those whose flags conceal them from POP3: `\Deleted`, or the keyword of `keep`.
+    pub concealed: UidSet,
+    /// Whether any may bear that keyword. To search for one that a mailbox does not have makes some
+    /// servers create it.
+    pub may_hide: bool,
+}
+
+/// What SELECT says of a mailbox now.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// How many messages there are.
+    pub exists: u32,
+    /// UIDNEXT
+    pub uid_next: Option<Uid>,
+    /// HIGHESTMODSEQ
+    pub mod_seq: Option<ModSeq>,
+    /// Whether the keyword of `keep` is among FLAGS.
+    pub may_hide: bool,
+}
+
+/// Something to be asked of the upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question {
+    /// Sizes and flags of messages.
+    List(ListingRange),
+    /// Which messages between these UIDs bear `\Deleted`.
+    Deleted(Uid, Uid),
+    /// Which messages between these UIDs bear `\Deleted` or the keyword of `keep`.
+    DeletedOrHidden(Uid, Uid),
+    /// Which messages between these UIDs are there at all.
+    Present(Uid, Uid),
+}
+
+impl Snapshot {
+    /// The messages that POP3 shows. What is remembered counts more than what the upstream told.
+    pub fn shown(&self, remembered: &Remembered) -> Arc<Listing> {
+        let is_hidden = |uid: Uid| {
+            (self.concealed.contains(uid) && !remembered.shown.contains(&uid))
+                || remembered.hidden.contains(&uid)
+        };
+        let may_hide = !(self.concealed.is_empty() && remembered.hidden.is_empty());
+        let mut shown = match may_hide && self.listing.uids().any(is_hidden) {
+            true => Arc::new(self.listing.without(is_hidden)),
+            false => self.listing.clone(),
+        };
+        for (uid, octets) in &remembered.octets {
+            if let Some(place) = shown.place(*uid)
+                && shown.message(place) != Some((*uid, *octets))
+            {
+                Arc::make_mut(&mut shown).set_octets(place, *octets);
+            }
+        }
+        shown
+    }
+
+    /// These messages are gone.
+    pub fn remove(&mut self, uids: &UidSet) {
+        self.listing = Arc::new(self.listing.without(|uid| uids.contains(uid)));
+    }
+
+    /// The memory that it takes, in octets.
+    pub fn memory(&self) -> usize {
+        self.listing.memory() + self.concealed.memory()
+    }
+
+    /// All that may have to be asked, whatever SELECT will say; `has_mod_seqs` where the upstream can
+    /// tell what changed since.
+    pub fn questions(&self, has_mod_seqs: bool) -> Vec<Question> {
+        match self.mod_seq {
+            Some(mod_seq) if has_mod_seqs => vec![Question::List(ListingRange {
+                changed_since: Some(mod_seq),
+                ..ListingRange::ALL
+            })],
+            _ => {
+                let concealed = match self.may_hide || !self.concealed.is_empty() {
+                    true => Question::DeletedOrHidden,
+                    false => Question::Deleted,
+                };
+                let parts = parts(&self.listing).into_iter();
+                let concealed = parts.map(|(first, last)| concealed(first, last));
+                concealed.chain([newer(&self.listing)]).collect()
+            }
+        }
+    }
+
+    /// Those of them that are still open after SELECT.
+    pub fn open_questions(&mut self, now: Now, has_mod_seqs: bool) -> Vec<Question> {
+        self.may_hide |= now.may_hide;
+        let nothing_came = self.uid_next.is_some() && self.uid_next == now.uid_next;
+        let nothing_changed = has_mod_seqs && self.mod_seq.is_some() && self.mod_seq == now.mod_seq;
+        let all_are_there = self.listing.len() == now.exists as usize;
+        let is_open = |question: &Question| match question {
+            Question::List(range) if range.changed_since.is_some() => {
+                !(nothing_came && nothing_changed && all_are_there)
+            }
+            Question::List(_) => !nothing_came,
+            Question::Deleted(..) | Question::DeletedOrHidden(..) | Question::Present(..) => true,
+        };
+        match now.exists {
+            // What `1:*` means in an empty mailbox is up to the server.
+            0 => Vec::new(),
+            _ => self
+                .questions(has_mod_seqs)
+                .into_iter()
+                .filter(is_open)
+                .collect(),
+        }
+    }
+}
+
+/// What popgate itself knows of the messages of a mailbox.
+#[derive(Debug, Default)]
+pub struct Remembered {
+    /// Sizes that the upstream has wrong, as RETR found them.
+    pub octets: BTreeMap<Uid, Octets>,
+    /// Messages that POP3 shows no more.
+    pub hidden: BTreeSet<Uid>,
+    /// Messages that POP3 shows although they bear `\Deleted`: a removal got no further.
+    pub shown: BTreeSet<Uid>,
+}
+
+/// To be asked of a mailbox of which nothing is known.
+pub fn everything() -> Vec<Question> {
+    vec![Question::List(ListingRange::ALL)]
+}
+
+/// To be asked when the messages known do not add up to those that exist: who left, and who came.
+pub fn reconciliation(listing: &Listing) -> Vec<Question> {
+    let present = parts(listing).into_iter();
+    let present = present.map(|(first, last)| Question::Present(first, last));
+    present.chain([newer(listing)]).collect()
+}
+
+/// The first and the last UID of the ranges about which one SEARCH each may ask.
+pub fn parts(listing: &Listing) -> Vec<(Uid, Uid)> {
+    listing.parts(ANSWER_OCTETS_MAX)
+}
+
+/// What came after the last message that is known. Where there is none, `n:*` names the last.
+fn newer(listing: &Listing) -> Question {
+    Question::List(ListingRange {
+        first: listing.last().map_or(Uid::FIRST, Uid::next),
+        ..ListingRange::ALL
+    })
+}

@@ -1,0 +1,142 @@
+//! A login at the upstream: one attempt for one attempt of the client, up to an open maildrop.
+
+use std::sync::Arc;
+
+use tokio::time::{Instant, timeout_at};
+use tracing::debug;
+
+use super::opening::{self, Opened};
+use super::{LoggedIn, Record};
+use crate::account::MailboxKey;
+use crate::config::{ClientWorkaround, MaildropSettings, Sessions};
+use crate::failure::{Failure, FailureKind};
+use crate::imap::command::ListingIdentity;
+use crate::maildrop::{FetchWindow, Maildrop, Snapshot, UniqueIds};
+use crate::sasl::Credential;
+use crate::session::Gateway;
+use crate::upstream::{ImapClient, Upstream};
+
+/// Logs in, and opens the maildrop.
+///
+/// # Errors
+/// `AuthRejected` only when the upstream said that the credential is wrong.
+pub(super) async fn run(
+    credential: Credential,
+    utf8: bool,
+    login_ends: Instant,
+    gateway: &Gateway,
+    record: &mut Record,
+) -> Result<Box<LoggedIn>, Failure> {
+    let upstream = gateway.accounts.upstream(credential.login())?;
+    let name = upstream.settings().name.clone();
+    record.upstream = Some(name.clone());
+    let settings = upstream.settings().maildrop.clone();
+    let key = MailboxKey {
+        upstream: name.clone(),
+        owner: credential.mailbox_owner().to_vec(),
+        folder: settings.folder.clone(),
+    };
+    gateway.accounts.attempt(upstream, &credential)?;
+    let known = gateway.listings.known(&key);
+    let open = gateway.metrics.upstream_connection(&name, "in_use");
+    let authentication = authenticate(upstream, &credential, utf8, &settings, known.as_ref());
+    let authenticated = timeout_at(login_ends, authentication)
+        .await
+        .unwrap_or_else(|_| {
+            let cause = "the upstream did not finish the login within timeouts.login";
+            Err(FailureKind::UpstreamUnreachable.because(cause))
+        });
+    let refused = authenticated.as_ref().err().map(|failure| failure.kind);
+    gateway.metrics.auth_attempt(&name, refused);
+    let mut imap = authenticated?;
+    // Only who has proved to be somebody may take somebody's place.
+    let mut permits: Vec<Box<dyn Send + Sync>> = Vec::with_capacity(2);
+    permits.push(Box::new(
+        gateway
+            .accounts
+            .connection(upstream, credential.mailbox_owner())?,
+    ));
+    if settings.sessions == Sessions::Exclusive {
+        permits.push(Box::new(gateway.accounts.maildrop(key.clone())?));
+    }
+    if utf8 {
+        imap.enable_utf8().await?;
+    }
+    let Opened {
+        selected,
+        snapshot,
+        cache,
+    } = opening::open(&mut imap, &settings, known).await?;
+    gateway.metrics.listing_cache(cache);
+    let mut maildrop = maildrop(&snapshot, &settings, gateway, &key);
+    if gateway.works_around(ClientWorkaround::EudoraStatus) {
+        let seen = opening::seen(&mut imap, &snapshot.listing).await?;
+        maildrop = maildrop.with_status_header(seen);
+    }
+    gateway.accounts.note_login(upstream, &credential);
+    gateway.listings.note(&key, snapshot);
+    debug!(
+        session = %record.id,
+        login = record.login.as_deref().unwrap_or_default(),
+        upstream = %key.upstream,
+        messages = maildrop.numbers(),
+        "logged in"
+    );
+    Ok(Box::new(LoggedIn {
+        imap,
+        selected,
+        maildrop,
+        window: FetchWindow::new(match upstream.takes_flights() {
+            true => gateway.read_ahead_octets,
+            false => 0,
+        }),
+        key,
+        settings,
+        _permits: permits,
+        _open: open,
+    }))
+}
+
+/// Everything that is known to follow the login goes out with it.
+async fn authenticate(
+    upstream: &Arc<Upstream>,
+    credential: &Credential,
+    utf8: bool,
+    settings: &MaildropSettings,
+    known: Option<&Snapshot>,
+) -> Result<ImapClient, Failure> {
+    let mut imap = upstream.connect().await?;
+    loop {
+        imap.anticipate_login(utf8, |capabilities, utf8| {
+            opening::commands(capabilities, utf8, settings, known)
+        });
+        match imap.authenticate(credential).await {
+            Ok(()) => return Ok(imap),
+            // It was closed while it waited. The upstream has not judged anything, so that this is
+            // no second attempt.
+            Err(failure) if failure.kind == FailureKind::UpstreamLost && imap.is_untried() => {
+                imap = upstream.connect_anew().await?;
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+}
+
+/// The maildrop that this session will see: what is there, less what others marked `\Deleted` and what
+/// POP3 shows no more.
+fn maildrop(
+    snapshot: &Snapshot,
+    settings: &MaildropSettings,
+    gateway: &Gateway,
+    key: &MailboxKey,
+) -> Maildrop {
+    let validity = snapshot.validity;
+    let listing = snapshot.shown(&gateway.memory.remembered(key, validity));
+    let unique_ids = match snapshot.identity {
+        ListingIdentity::Uid => UniqueIds::from_uids(settings.unique_id, validity),
+        ListingIdentity::GmailMessageId | ListingIdentity::EmailId => {
+            UniqueIds::from_names(settings.unique_id, validity, &listing)
+        }
+    };
+    Maildrop::new(listing, unique_ids)
+}

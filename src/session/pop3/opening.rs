@@ -1,0 +1,252 @@
+//! Opening a maildrop: SELECT, and as few questions as tell what the mailbox holds now.
+
+use crate::config::MaildropSettings;
+use crate::failure::{Failure, FailureKind};
+use crate::imap::capability::{Capabilities, Capability};
+use crate::imap::command::{Command, ListingIdentity, MailboxName, SearchAnswer, SearchedState};
+use crate::imap::fetch::Fetch;
+use crate::imap::ids::UidSet;
+use crate::maildrop::snapshot::{self, Now, Question, Snapshot};
+use crate::maildrop::{Listing, ListingBuilder, Told, UniqueIdFormat};
+use crate::metrics::ListingCache;
+use crate::upstream::{ImapClient, Selected};
+
+/// How often the messages known may be compared with those that exist, while others come and go.
+const RECONCILIATIONS_MAX: u32 = 2;
+
+/// What was found, and how.
+pub(super) struct Opened {
+    pub(super) selected: Selected,
+    pub(super) snapshot: Snapshot,
+    pub(super) cache: ListingCache,
+}
+
+/// Everything that [`open`] will ask, for a flight together with the login.
+pub(super) fn commands(
+    capabilities: Capabilities,
+    utf8: bool,
+    settings: &MaildropSettings,
+    known: Option<&Snapshot>,
+) -> Vec<Command> {
+    let identity = identity(settings.unique_id);
+    let questions = match known.filter(|known| known.identity == identity) {
+        Some(known) => known.questions(capabilities.has(Capability::CondStore)),
+        None => snapshot::everything(),
+    };
+    let mailbox = MailboxName::spelt_at(capabilities, &settings.folder, utf8);
+    let mut commands = vec![Command::select(&mailbox, capabilities)];
+    let questions = questions.into_iter();
+    commands.extend(questions.map(|question| command(question, identity, capabilities)));
+    commands
+}
+
+/// Selects the mailbox and finds out what it holds, beginning with what was known of it.
+///
+/// # Errors
+/// When the upstream refuses or is lost.
+pub(super) async fn open(
+    imap: &mut ImapClient,
+    settings: &MaildropSettings,
+    known: Option<Snapshot>,
+) -> Result<Opened, Failure> {
+    let identity = identity(settings.unique_id);
+    check(identity, imap)?;
+    let selected = imap.select(&imap.mailbox(&settings.folder)).await?;
+    let known =
+        known.filter(|known| known.validity == selected.validity && known.identity == identity);
+    let now = Now {
+        exists: selected.exists,
+        uid_next: selected.uid_next,
+        mod_seq: selected.mod_seq,
+        may_hide: selected.may_hide,
+    };
+    let (builder, cache) = match known {
+        None => (everything(imap, identity).await?, ListingCache::Miss),
+        Some(known) => match bring_up_to_date(imap, known, now).await {
+            Ok(updated) => updated,
+            // Whatever the upstream does not like about the short questions, there is the long one.
+            Err(failure) if failure.kind.leaves_upstream_usable() => {
+                (everything(imap, identity).await?, ListingCache::Miss)
+            }
+            Err(failure) => return Err(failure),
+        },
+    };
+    let (listing, concealed) = builder.build();
+    let snapshot = Snapshot {
+        validity: selected.validity,
+        identity,
+        uid_next: selected.uid_next,
+        mod_seq: selected.mod_seq,
+        listing,
+        concealed,
+        may_hide: selected.may_hide,
+    };
+    Ok(Opened {
+        selected,
+        snapshot,
+        cache,
+    })
+}
+
+/// Which messages bear `\Seen`. An upstream that does not tell is not guessed at, since a client would
+/// fetch again what it took for unread.
+///
+/// # Errors
+/// When the upstream refuses or is lost.
+pub(super) async fn seen(imap: &mut ImapClient, listing: &Listing) -> Result<UidSet, Failure> {
+    let mut seen = UidSet::default();
+    for (first, last) in snapshot::parts(listing) {
+        let found = imap
+            .search_between(first, last, SearchedState::Seen)
+            .await?;
+        seen.insert_within(&found, first, last);
+    }
+    Ok(seen)
+}
+
+async fn everything(
+    imap: &mut ImapClient,
+    identity: ListingIdentity,
+) -> Result<ListingBuilder, Failure> {
+    let mut builder = ListingBuilder::default();
+    // `1:*` names the last message even of an empty mailbox.
+    if imap.exists() > 0 {
+        ask(imap, snapshot::everything(), identity, &mut builder).await?;
+    }
+    Ok(builder)
+}
+
+async fn bring_up_to_date(
+    imap: &mut ImapClient,
+    mut known: Snapshot,
+    now: Now,
+) -> Result<(ListingBuilder, ListingCache), Failure> {
+    let questions = known.open_questions(now, imap.has(Capability::CondStore));
+    let identity = known.identity;
+    let cache = match questions.is_empty() {
+        true => ListingCache::Hit,
+        false => ListingCache::Updated,
+    };
+    let asked_who_came = (questions.iter()).any(|question| matches!(question, Question::List(_)));
+    let mut builder = ListingBuilder::from_earlier(known.listing, known.concealed);
+    ask(imap, questions, identity, &mut builder).await?;
+    // Who came since SELECT and was not asked for must not make up for who left before it.
+    let mut exists = match asked_who_came {
+        true => imap.exists(),
+        false => now.exists,
+    };
+    for _ in 0..RECONCILIATIONS_MAX {
+        if builder.len() == exists as usize {
+            return Ok((builder, cache));
+        }
+        if imap.exists() == 0 {
+            return Ok((ListingBuilder::default(), ListingCache::Updated));
+        }
+        let questions = snapshot::reconciliation(builder.listing());
+        ask(imap, questions, identity, &mut builder).await?;
+        exists = imap.exists();
+    }
+    match builder.len() == exists as usize {
+        true => Ok((builder, ListingCache::Updated)),
+        false => Ok((everything(imap, identity).await?, ListingCache::Miss)),
+    }
+}
+
+/// Asks all of them in one flight, and hands the answers to the builder.
+async fn ask(
+    imap: &mut ImapClient,
+    questions: Vec<Question>,
+    identity: ListingIdentity,
+    builder: &mut ListingBuilder,
+) -> Result<(), Failure> {
+    let capabilities = imap.known_capabilities().await?;
+    let commands = questions
+        .iter()
+        .map(|question| command(*question, identity, capabilities));
+    imap.anticipate(commands);
+    for question in questions {
+        match question {
+            Question::List(range) => {
+                imap.list_messages(range, identity, |fetch| add(fetch, builder))
+                    .await?;
+            }
+            Question::Deleted(first, last) => {
+                let state = SearchedState::Deleted;
+                let concealed = imap.search_between(first, last, state).await?;
+                builder.conceal(first, last, &concealed);
+            }
+            Question::DeletedOrHidden(first, last) => {
+                let state = SearchedState::DeletedOrHidden;
+                let concealed = imap.search_between(first, last, state).await?;
+                builder.conceal(first, last, &concealed);
+            }
+            Question::Present(first, last) => {
+                let state = SearchedState::Present;
+                let present = imap.search_between(first, last, state).await?;
+                builder.retain(first, last, &present);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn command(question: Question, identity: ListingIdentity, capabilities: Capabilities) -> Command {
+    let search = |first, last, state| {
+        let answer = SearchAnswer::from(capabilities);
+        Command::search(&UidSet::range(first, last), state, answer)
+    };
+    match question {
+        Question::List(range) => Command::fetch_listing(range, identity),
+        Question::Deleted(first, last) => search(first, last, SearchedState::Deleted),
+        Question::DeletedOrHidden(first, last) => {
+            search(first, last, SearchedState::DeletedOrHidden)
+        }
+        Question::Present(first, last) => search(first, last, SearchedState::Present),
+    }
+}
+
+fn add(fetch: Fetch, builder: &mut ListingBuilder) {
+    // Flags that somebody changed just now may come by sequence number alone.
+    let Some(uid) = fetch.uid else {
+        return;
+    };
+    let name = match fetch.gmail_message_id {
+        Some(id) => Some(format!("GmailId{id:x}").into_boxed_str()),
+        None => fetch.email_id.map(String::into_boxed_str),
+    };
+    let told = Told {
+        octets: fetch.octets,
+        concealed: fetch.flags.map(|flags| flags.deleted || flags.hidden),
+        name,
+    };
+    builder.add(uid, told);
+}
+
+/// What is asked of the messages for unique-ids of this format.
+pub(super) fn identity(format: UniqueIdFormat) -> ListingIdentity {
+    match format {
+        UniqueIdFormat::Gmail => ListingIdentity::GmailMessageId,
+        UniqueIdFormat::EmailId => ListingIdentity::EmailId,
+        UniqueIdFormat::Dovecot
+        | UniqueIdFormat::Uid
+        | UniqueIdFormat::UidUnder(_)
+        | UniqueIdFormat::Cyrus
+        | UniqueIdFormat::Courier
+        | UniqueIdFormat::Uw => ListingIdentity::Uid,
+    }
+}
+
+/// To give other unique-ids than the configured ones would make every client fetch everything again.
+fn check(identity: ListingIdentity, imap: &ImapClient) -> Result<(), Failure> {
+    let (capability, name) = match identity {
+        ListingIdentity::Uid => return Ok(()),
+        ListingIdentity::GmailMessageId => (Capability::GmailExtensions, "X-GM-EXT-1"),
+        ListingIdentity::EmailId => (Capability::ObjectId, "OBJECTID"),
+    };
+    match imap.has(capability) {
+        true => Ok(()),
+        false => Err(FailureKind::Misconfigured.because(format!(
+            "maildrop.unique_id needs {name}, which the upstream does not have"
+        ))),
+    }
+}

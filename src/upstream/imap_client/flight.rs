@@ -1,0 +1,125 @@
+//! Commands that go out before their turn, because it is known that they will come: a login, SELECT and
+//! the questions about the mailbox take one round trip together.
+//!
+//! [`ImapClient::anticipate`] names them. They are sent behind the next command; when their turn comes,
+//! [`ImapClient::run`] finds them sent already and only hears the answer. A command that comes instead
+//! of them waits until their answers have been read and dropped. So nothing but time depends on what
+//! was anticipated, and each refusal is found where it belongs.
+
+use std::collections::VecDeque;
+
+use tokio::time::Instant;
+
+use super::{ImapClient, Received};
+use crate::failure::Failure;
+use crate::imap::Garbled;
+use crate::imap::command::Command;
+use crate::imap::response::{Response, Status, Tag, Untagged};
+
+/// Commands that may be under way at once: login, ID, SELECT, and the parts of a mailbox of a million
+/// messages.
+const COMMANDS_MAX: usize = 256;
+
+/// What was anticipated.
+#[derive(Default)]
+pub(super) struct Flight {
+    /// To be sent behind the next command.
+    planned: Vec<Command>,
+    /// Sent, in this order, and not answered yet.
+    sent: VecDeque<Sent>,
+}
+
+struct Sent {
+    command: Command,
+    tag: Tag,
+    started: Instant,
+}
+
+impl ImapClient {
+    /// Names commands that will follow in this order. Nothing happens where the upstream wants one
+    /// command at a time.
+    pub fn anticipate(&mut self, commands: impl IntoIterator<Item = Command>) {
+        if !self.upstream.takes_flights() {
+            return;
+        }
+        for command in commands {
+            let known = self.flight.planned.iter();
+            let sent = self.flight.sent.iter().map(|sent| &sent.command);
+            let is_known = known.chain(sent).any(|known| *known == command);
+            let has_room = self.flight.planned.len() + self.flight.sent.len() < COMMANDS_MAX;
+            // One that must wait for the upstream in between would hold up the others.
+            if !is_known && has_room && command.is_in_one_part() {
+                self.flight.planned.push(command);
+            }
+        }
+    }
+
+    /// Sends what was anticipated behind the command that has just been sent.
+    pub(super) fn send_planned(&mut self) {
+        for command in std::mem::take(&mut self.flight.planned) {
+            let tag = self.send(&command);
+            self.flight.sent.push_back(Sent {
+                command,
+                tag,
+                started: Instant::now(),
+            });
+        }
+    }
+
+    /// Whether this command is under way already; what was sent or planned before it is not wanted then.
+    pub(super) async fn take_sent(
+        &mut self,
+        command: &Command,
+    ) -> Result<Option<(Tag, Instant)>, Failure> {
+        let mut planned = self.flight.planned.iter();
+        if let Some(place) = planned.position(|planned| planned == command) {
+            self.flight.planned.drain(..=place);
+        }
+        if !self.flight.sent.iter().any(|sent| sent.command == *command) {
+            return Ok(None);
+        }
+        while let Some(sent) = self.flight.sent.pop_front() {
+            if sent.command == *command {
+                return Ok(Some((sent.tag, sent.started)));
+            }
+            self.limit_command();
+            self.answer(sent.tag, &mut |_| {}).await?;
+        }
+        Ok(None)
+    }
+
+    /// Reads and drops the answers to what was anticipated and did not come.
+    pub(super) async fn drain_flight(&mut self) -> Result<(), Failure> {
+        while let Some(sent) = self.flight.sent.pop_front() {
+            self.limit_command();
+            self.answer(sent.tag, &mut |_| {}).await?;
+        }
+        Ok(())
+    }
+
+    /// Hands every untagged response to `each`, until the tagged one.
+    pub(super) async fn answer(
+        &mut self,
+        tag: Tag,
+        each: &mut impl FnMut(Untagged),
+    ) -> Result<Status, Failure> {
+        loop {
+            match self.receive().await? {
+                Received::Response(Response::Tagged { tag: ended, status }) if ended == tag => {
+                    return Ok(status);
+                }
+                other => self.other(other, each).await?,
+            }
+        }
+    }
+
+    /// An upstream that answers in an order of its own (RFC 3501 §5.5 lets it) cannot be asked several
+    /// things at once: what it says without a tag might belong to either.
+    pub(super) fn is_out_of_order(&self, tag: Tag) -> Option<Garbled> {
+        let is_ours = self.flight.sent.iter().any(|sent| sent.tag == tag);
+        is_ours.then(|| {
+            self.upstream.note(|seen| seen.answers_out_of_order = true);
+            Garbled("answers in another order than that of the commands")
+        })
+    }
+}

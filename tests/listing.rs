@@ -1,0 +1,401 @@
+//! What a session lists is what the mailbox holds, whatever happened since the last session or happens
+//! while this one logs in.
+//!
+//! A model of a mailbox speaks as much IMAP as opening it takes, with each choice of the extensions that
+//! matter: ESEARCH, CONDSTORE. Random histories change it between sessions, and between the commands of
+//! a login.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use popgate::config::{Config, Endpoint, EndpointSecurity, Service, Upstream};
+use popgate::line_stream::{ByteStream, LineStream};
+use popgate::session::{Client, Gateway, pop3};
+use popgate::upstream::{Dial, Dialling};
+use proptest::prelude::*;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream, duplex};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Octets that a pipe holds.
+const PIPE_OCTETS: usize = 1024 * 1024;
+
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    /// A message of so many octets comes.
+    Arrive(u32),
+    /// The n-th of those that are there leaves.
+    Leave(usize),
+    /// The n-th is marked, or unmarked, as `\Deleted`.
+    Delete(usize),
+    /// The n-th is hidden, or shown again.
+    Hide(usize),
+    /// All UIDs mean something else now.
+    Renumber,
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Between(Event),
+    /// A session, during whose login this happens before the n-th command is obeyed.
+    Session(Option<(usize, Event)>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Message {
+    octets: u32,
+    deleted: bool,
+    hidden: bool,
+    mod_seq: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Mailbox {
+    capabilities: &'static str,
+    validity: u32,
+    uid_next: u32,
+    mod_seq: u64,
+    messages: BTreeMap<u32, Message>,
+    /// Before which command of the next session something happens.
+    pending: Option<(usize, Event)>,
+    /// Commands of this session.
+    commands: usize,
+    /// What the client has not been told of yet.
+    news: String,
+}
+
+impl Mailbox {
+    fn new(capabilities: &'static str) -> Self {
+        Self {
+            capabilities,
+            validity: 1,
+            uid_next: 1,
+            mod_seq: 1,
+            messages: BTreeMap::new(),
+            pending: None,
+            commands: 0,
+            news: String::new(),
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        self.mod_seq += 1;
+        let mod_seq = self.mod_seq;
+        let messages = self.messages.len().max(1);
+        let nth = |number: usize| number % messages;
+        match event {
+            Event::Arrive(octets) => {
+                let message = Message {
+                    octets,
+                    deleted: false,
+                    hidden: false,
+                    mod_seq,
+                };
+                self.messages.insert(self.uid_next, message);
+                self.uid_next += 1 + octets % 3;
+                let _ = write!(self.news, "* {} EXISTS\r\n", self.messages.len());
+            }
+            Event::Leave(number) => {
+                let number = nth(number);
+                if let Some(uid) = self.messages.keys().nth(number).copied() {
+                    self.messages.remove(&uid);
+                    let _ = write!(self.news, "* {} EXPUNGE\r\n", number + 1);
+                }
+            }
+            Event::Delete(number) => {
+                if let Some(message) = self.messages.values_mut().nth(nth(number)) {
+                    message.deleted = !message.deleted;
+                    message.mod_seq = mod_seq;
+                }
+            }
+            Event::Hide(number) => {
+                if let Some(message) = self.messages.values_mut().nth(nth(number)) {
+                    message.hidden = !message.hidden;
+                    message.mod_seq = mod_seq;
+                }
+            }
+            Event::Renumber => {
+                self.validity += 1;
+                let messages = std::mem::take(&mut self.messages).into_values();
+                self.messages = (1..).zip(messages).collect();
+                self.uid_next = self.messages.len() as u32 + 1;
+            }
+        }
+    }
+
+    /// The answer to one command.
+    fn obey(&mut self, line: &str) -> String {
+        if let Some((before, event)) = self.pending
+            && before == self.commands
+        {
+            self.pending = None;
+            self.happen(event);
+        }
+        self.commands += 1;
+        let (tag, command) = line.split_once(' ').expect("a tag");
+        let mut answer = String::new();
+        if command.starts_with("LOGIN") || command.starts_with("AUTHENTICATE") {
+            return format!("{tag} OK [CAPABILITY {}] welcome\r\n", self.capabilities);
+        } else if command.starts_with("SELECT") {
+            self.news.clear();
+            self.select(command.ends_with("(CONDSTORE)"), &mut answer);
+        } else if let Some(arguments) = command.strip_prefix("UID FETCH ") {
+            self.fetch(arguments, &mut answer);
+        } else if let Some(arguments) = command.strip_prefix("UID SEARCH ") {
+            self.search(tag, arguments, &mut answer);
+        } else if command == "LOGOUT" {
+            return format!("* BYE\r\n{tag} OK bye\r\n");
+        } else {
+            panic!("unexpected: {line}");
+        }
+        answer.push_str(&std::mem::take(&mut self.news));
+        let _ = write!(answer, "{tag} OK done\r\n");
+        answer
+    }
+
+    fn select(&self, counts: bool, answer: &mut String) {
+        let keyword = match self.messages.values().any(|message| message.hidden) {
+            true => " $POP3Deleted",
+            false => "",
+        };
+        let _ = write!(
+            answer,
+            "* FLAGS (\\Seen \\Deleted{keyword})\r\n* {} EXISTS\r\n* OK [UIDVALIDITY {}]\r\n* OK [UIDNEXT {}]\r\n",
+            self.messages.len(),
+            self.validity,
+            self.uid_next
+        );
+        if counts {
+            let _ = write!(answer, "* OK [HIGHESTMODSEQ {}]\r\n", self.mod_seq);
+        }
+    }
+
+    /// `first:last (items) [(CHANGEDSINCE n)]`
+    fn fetch(&self, arguments: &str, answer: &mut String) {
+        let (set, items) = arguments.split_once(' ').expect("items");
+        let since = items
+            .split_once("(CHANGEDSINCE ")
+            .map(|(_, since)| since.trim_end_matches(')').parse().expect("a number"));
+        for (number, (uid, message)) in (1..).zip(&self.messages) {
+            if self.is_in(set, *uid) && since.is_none_or(|since: u64| message.mod_seq > since) {
+                let Message { octets, .. } = message;
+                let flags = [
+                    message.deleted.then_some("\\Deleted"),
+                    message.hidden.then_some("$POP3Deleted"),
+                ];
+                let flags = flags.into_iter().flatten().collect::<Vec<_>>().join(" ");
+                let _ = write!(
+                    answer,
+                    "* {number} FETCH (UID {uid} RFC822.SIZE {octets} FLAGS ({flags}))\r\n"
+                );
+            }
+        }
+    }
+
+    /// `[RETURN (ALL)] UID set [criterion]`
+    fn search(&self, tag: &str, arguments: &str, answer: &mut String) {
+        let ranges = arguments.strip_prefix("RETURN (ALL) ");
+        let arguments = ranges.unwrap_or(arguments);
+        let set = arguments.strip_prefix("UID ").expect("a set");
+        let (set, criterion) = set.split_once(' ').unwrap_or((set, ""));
+        let is_sought = |message: &Message| match criterion {
+            "" => true,
+            "DELETED" => message.deleted,
+            "OR DELETED KEYWORD $POP3Deleted" => message.deleted || message.hidden,
+            other => panic!("unexpected: {other}"),
+        };
+        let found: Vec<String> = self
+            .messages
+            .iter()
+            .filter(|(uid, message)| self.is_in(set, **uid) && is_sought(message))
+            .map(|(uid, _)| uid.to_string())
+            .collect();
+        let _ = match (ranges, found.is_empty()) {
+            (None, _) => write!(answer, "* SEARCH {}\r\n", found.join(" ")),
+            (Some(_), true) => write!(answer, "* ESEARCH (TAG \"{tag}\") UID\r\n"),
+            (Some(_), false) => {
+                let found = found.join(",");
+                write!(answer, "* ESEARCH (TAG \"{tag}\") UID ALL {found}\r\n")
+            }
+        };
+    }
+
+    fn is_in(&self, set: &str, uid: u32) -> bool {
+        let highest = self.messages.keys().last().copied().unwrap_or(0);
+        let number = |text: &str| match text {
+            "*" => highest,
+            text => text.parse().expect("a number"),
+        };
+        let (first, last) = set.split_once(':').unwrap_or((set, set));
+        let (first, last) = (number(first), number(last));
+        (first.min(last)..=first.max(last)).contains(&uid)
+    }
+}
+
+/// Answers every connection out of the one mailbox.
+struct Model(Arc<Mutex<Mailbox>>);
+
+impl Dial for Model {
+    fn dial<'a>(&'a self, _: &'a Endpoint, _: Duration) -> Dialling<'a> {
+        let (ours, theirs) = duplex(PIPE_OCTETS);
+        tokio::spawn(converse(self.0.clone(), theirs));
+        let ours: Box<dyn ByteStream> = Box::new(ours);
+        Box::pin(async { io::Result::Ok(ours) })
+    }
+}
+
+async fn converse(mailbox: Arc<Mutex<Mailbox>>, stream: DuplexStream) {
+    let mut stream = BufReader::new(stream);
+    let capabilities = lock(&mailbox).capabilities;
+    let greeting = format!("* OK [CAPABILITY {capabilities}] ready\r\n");
+    let mut answer = greeting;
+    loop {
+        if stream.get_mut().write_all(answer.as_bytes()).await.is_err() {
+            return;
+        }
+        let mut line = String::new();
+        match stream.read_line(&mut line).await {
+            Ok(1..) => answer = lock(&mailbox).obey(line.trim_end()),
+            Ok(0) | Err(_) => return,
+        }
+    }
+}
+
+fn lock(mailbox: &Mutex<Mailbox>) -> std::sync::MutexGuard<'_, Mailbox> {
+    mailbox.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// UIDVALIDITY, and UID and size of every message, as one session lists them.
+async fn listed(gateway: &Arc<Gateway>) -> BTreeMap<(u32, u32), u32> {
+    let (ours, theirs) = duplex(PIPE_OCTETS);
+    let client = Client {
+        lines: LineStream::new(Box::new(theirs), Duration::from_secs(60)),
+        address: std::net::Ipv4Addr::LOCALHOST.into(),
+        secure: false,
+        listener: "pop3",
+    };
+    let gateway = gateway.clone();
+    tokio::spawn(async move { pop3::serve(client, &gateway, Instant::now()).await });
+    let mut ours = BufReader::new(ours);
+    let said = b"USER joe\r\nPASS secret\r\nLIST\r\nUIDL\r\nQUIT\r\n";
+    ours.get_mut().write_all(said).await.expect("written");
+    let mut heard = String::new();
+    ours.read_to_string(&mut heard).await.expect("read");
+    let mut lines = heard.lines().skip(3);
+    let mut block = || -> Vec<String> {
+        let status = lines.next().expect("a reply");
+        assert!(status.starts_with("+OK"), "{heard}");
+        let lines = lines.by_ref().take_while(|line| *line != ".");
+        let second = |line: &str| line.split(' ').nth(1).expect("two words").to_owned();
+        lines.map(second).collect()
+    };
+    let (octets, names) = (block(), block());
+    assert_eq!(octets.len(), names.len());
+    let name = |name: &str| {
+        let half = |range| u32::from_str_radix(&name[range], 16).expect("hexadecimal");
+        (half(8..16), half(0..8))
+    };
+    let octets = octets.iter().map(|octets| octets.parse().expect("octets"));
+    names.iter().map(|text| name(text)).zip(octets).collect()
+}
+
+async fn check(capabilities: &'static str, steps: &[Step]) {
+    let mailbox = Arc::new(Mutex::new(Mailbox::new(capabilities)));
+    let endpoint = Endpoint {
+        service: Service::Imap,
+        host: "127.0.0.1".to_owned(),
+        port: 143,
+        security: EndpointSecurity::Clear,
+    };
+    let config = Config::for_upstream(Upstream::new("default", endpoint));
+    let dialer = Arc::new(Model(mailbox.clone()));
+    let gateway = popgate::gateway(&config, dialer, CancellationToken::new()).expect("a gateway");
+    for step in steps {
+        match step {
+            Step::Between(event) => lock(&mailbox).happen(*event),
+            Step::Session(during) => {
+                let before = lock(&mailbox).clone();
+                lock(&mailbox).pending = *during;
+                lock(&mailbox).commands = 0;
+                let listed = listed(&gateway).await;
+                lock(&mailbox).pending = None;
+                let after = lock(&mailbox).clone();
+                compare(&listed, &before, &after);
+            }
+        }
+    }
+}
+
+/// What was shown all the time is listed, and nothing that never was there, nor what was concealed all
+/// the time. Where nothing happened, that is equality.
+fn compare(listed: &BTreeMap<(u32, u32), u32>, before: &Mailbox, after: &Mailbox) {
+    let find = |mailbox: &Mailbox, (validity, uid): (u32, u32)| {
+        let message = mailbox.messages.get(&uid).copied();
+        message.filter(|_| mailbox.validity == validity)
+    };
+    let is_shown = |message: Message| !message.deleted && !message.hidden;
+    for (name, octets) in listed {
+        let there = [before, after].map(|mailbox| find(mailbox, *name));
+        let sound = |message: &Option<Message>| message.is_some_and(|it| it.octets == *octets);
+        assert!(there.iter().any(sound), "{name:?} is not there");
+        let concealed = there.iter().all(|it| it.is_some_and(|it| !is_shown(it)));
+        assert!(!concealed, "{name:?} is concealed");
+    }
+    for uid in before.messages.keys() {
+        let name = (before.validity, *uid);
+        let there = [before, after].map(|mailbox| find(mailbox, name));
+        let shown = there.iter().all(|it| it.is_some_and(is_shown));
+        assert!(
+            !shown || listed.contains_key(&name),
+            "{name:?} is not listed"
+        );
+    }
+}
+
+fn events() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        6 => (1u32..1000).prop_map(Event::Arrive),
+        3 => (0usize..20).prop_map(Event::Leave),
+        2 => (0usize..20).prop_map(Event::Delete),
+        2 => (0usize..20).prop_map(Event::Hide),
+        1 => Just(Event::Renumber),
+    ]
+}
+
+fn histories() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        3 => events().prop_map(Step::Between),
+        1 => Just(Step::Session(None)),
+        1 => (0usize..7, events()).prop_map(|(before, event)| match event {
+            // No server may do that to a mailbox that is selected.
+            Event::Renumber => Step::Session(Some((before.min(1), event))),
+            event => Step::Session(Some((before, event))),
+        }),
+    ];
+    prop::collection::vec(step, 0..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
+
+    #[test]
+    fn a_listing_brought_up_to_date_equals_a_fresh_one(steps in histories()) {
+        popgate::tls::install_provider();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime");
+        for capabilities in [
+            "IMAP4rev1 UIDPLUS",
+            "IMAP4rev1 UIDPLUS ESEARCH",
+            "IMAP4rev1 UIDPLUS CONDSTORE",
+            "IMAP4rev1 UIDPLUS CONDSTORE ESEARCH SASL-IR AUTH=PLAIN",
+        ] {
+            runtime.block_on(check(capabilities, &steps));
+        }
+    }
+}
