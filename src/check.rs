@@ -8,7 +8,7 @@ use popgate::failure::FailureKind;
 use popgate::maildrop::DeletePolicy;
 use popgate::sasl::Credential;
 use popgate::secret::Secret;
-use popgate::session::survey::survey;
+use popgate::session::survey::{survey, survey_submission};
 use popgate::upstream::TcpDialer;
 use tokio_util::sync::CancellationToken;
 
@@ -58,11 +58,19 @@ pub(crate) async fn online(config: &Config, credential: Option<Credential>) -> i
     for upstream in upstreams {
         let name = &upstream.settings().name;
         let _ = writeln!(reports.text, "upstream {name}, online:");
-        match survey(upstream, credential).await {
-            Ok(report) => reports.text.push_str(&report),
-            Err(failure) => {
-                let _ = writeln!(reports.text, "  {failure}");
-                reports.worst = Some(failure.kind);
+        let hostname = &config.smtp.hostname;
+        let mailbox = survey(upstream, credential).await;
+        let submission = match upstream.settings().smtp {
+            Some(_) => survey_submission(upstream, credential, hostname).await,
+            None => Ok(String::new()),
+        };
+        for report in [mailbox, submission] {
+            match report {
+                Ok(report) => reports.text.push_str(&report),
+                Err(failure) => {
+                    let _ = writeln!(reports.text, "  {failure}");
+                    reports.worst = Some(failure.kind);
+                }
             }
         }
     }
@@ -83,14 +91,40 @@ fn write(config: &Config, text: &mut String) -> fmt::Result {
         None => "clear text",
     };
     let login = cleartext_login(&config.cleartext_login);
-    for address in &config.pop3.clear {
+    for address in &config.pop3.listeners.clear {
         writeln!(
             text,
             "pop3 {address}: {upgrade}, passwords in clear text {login}"
         )?;
     }
-    for address in &config.pop3.tls {
+    for address in &config.pop3.listeners.tls {
         writeln!(text, "pop3 {address}: TLS")?;
+    }
+    let upgrade = match config.tls {
+        Some(_) => "clear text or STARTTLS",
+        None => "clear text",
+    };
+    for address in &config.smtp.listeners.clear {
+        writeln!(
+            text,
+            "smtp {address}: {upgrade}, passwords in clear text {login}"
+        )?;
+    }
+    for address in &config.smtp.listeners.tls {
+        writeln!(text, "smtp {address}: TLS")?;
+    }
+    if let Some(unauthenticated) = &config.smtp.unauthenticated {
+        let networks: Vec<_> = unauthenticated
+            .networks
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let login = unauthenticated.credential.login().escape_ascii();
+        writeln!(
+            text,
+            "smtp from {}: no login, sent as {login}",
+            networks.join(", ")
+        )?;
     }
     match config.admin {
         Some(address) => writeln!(text, "admin {address}: /metrics /livez /readyz")?,
@@ -130,8 +164,12 @@ fn described(upstream: &Upstream) -> String {
         DeletePolicy::Move(folder) => format!("go to {folder}"),
     };
     let folder = &upstream.maildrop.folder;
+    let sends = match &upstream.smtp {
+        Some(smtp) => format!(", sends through {smtp}"),
+        None => String::new(),
+    };
     format!(
-        "{}, folder {folder}, deleted messages {deleted}",
+        "{}, folder {folder}, deleted messages {deleted}{sends}",
         upstream.imap
     )
 }

@@ -12,10 +12,11 @@ Exit codes: 0 done, 2 configuration or usage, 3 upstream unreachable, 4 credenti
 POPGATE_LOG says what is logged: error, warn, info (the default), debug, trace, or by module as in \
 popgate=debug.";
 
-/// POP3 for old clients on modern IMAP providers.
+/// POP3 and submission for old clients on modern mail providers.
 ///
-/// popgate is a reverse proxy that translates: POP3 clients in front, an IMAP server behind. A
-/// login and its password go to the upstream as they are.
+/// popgate is a reverse proxy that translates: POP3 clients in front, an IMAP server behind; and it
+/// relays what clients send, message by message, to the provider's submission server. A login and its
+/// password go to the upstream as they are.
 ///
 /// Begin with `popgate demo`, which needs nothing, or with
 /// `popgate serve --upstream imaps://imap.example.com`.
@@ -42,8 +43,8 @@ pub(crate) enum LogFormat {
 pub(crate) enum Command {
     /// Try it: a sample mailbox and the proxy in front of it, all on this machine.
     ///
-    /// Starts a small sample IMAP server with a few messages and the real proxy in front of it, over
-    /// real sockets on loopback. It needs no config, no privileges and no network, keeps nothing,
+    /// Starts a small sample IMAP and submission server with a few messages and the real proxy in front
+    /// of it, over real sockets on loopback. It needs no config, no privileges and no network, keeps nothing,
     /// and accepts the user demo with the password demo. It prints commands to copy.
     Demo(Demo),
 
@@ -97,12 +98,12 @@ pub(crate) enum Command {
     Connect(NotYet),
 }
 
-/// Submission will be 477 above POP3, and that must be a port too.
+/// Submission is 477 above POP3, and that must be a port too.
 const PORT_BASE_MAX: i64 = u16::MAX as i64 - 477;
 
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
-    /// The port of POP3; the admin port is the one 70 above it.
+    /// The port of POP3; that of submission is 477 above it, the admin port 70.
     #[arg(
         long, value_name = "PORT", default_value_t = 2110,
         value_parser = clap::value_parser!(u16).range(1..=PORT_BASE_MAX),
@@ -121,8 +122,10 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "URL")]
     pub(crate) upstream: Option<String>,
 
-    /// The submission server. Not there yet in this version of popgate.
-    #[arg(long, value_name = "URL", hide = true)]
+    /// The submission server: smtps://HOST[:PORT], smtp+starttls://HOST[:PORT] or, to this machine only, smtp://HOST[:PORT].
+    ///
+    /// Sets smtp of [upstream.default].
+    #[arg(long, value_name = "URL")]
     pub(crate) submission: Option<String>,
 
     /// Where POP3 clients connect, as in 127.0.0.1:1110; may be repeated.

@@ -10,6 +10,7 @@ use tracing::Level;
 use crate::imap::Garbled;
 use crate::line_stream::LineError;
 use crate::pop3::reply::{self, ResponseCode};
+use crate::smtp;
 
 /// A kind of failure, and what is known of its cause.
 #[derive(Debug)]
@@ -52,6 +53,9 @@ pub enum FailureKind {
 /// One row of the table.
 struct Row {
     code: ResponseCode,
+    /// The code and the enhanced code of SMTP: 4yz, so that a message stays in the outbox, unless the
+    /// user has to act.
+    smtp: (u16, &'static str),
     text: &'static str,
     label: &'static str,
     level: Level,
@@ -77,20 +81,20 @@ impl FailureKind {
     #[rustfmt::skip]
     fn row(self) -> Row {
         use ResponseCode::{Auth, InUse, LoginDelay, SysPerm, SysTemp};
-        let row = |code, text, label, level| Row { code, text, label, level };
+        let row = |code, smtp, text, label, level| Row { code, smtp, text, label, level };
         match self {
-            Self::AuthRejected => row(Auth, "the mail server refused this login", "auth_rejected", Level::INFO),
-            Self::AuthUnavailable => row(SysTemp, "the mail server cannot check logins now; try again later", "auth_unavailable", Level::WARN),
-            Self::MaildropInUse => row(InUse, "the maildrop is open in another session", "maildrop_in_use", Level::INFO),
-            Self::LoginTooSoon => row(LoginDelay, "too soon after the last login; try again later", "login_too_soon", Level::INFO),
-            Self::UpstreamUnreachable => row(SysTemp, "the mail server cannot be reached; try again later", "upstream_unreachable", Level::WARN),
-            Self::UpstreamLost => row(SysTemp, "the connection to the mail server was lost; try again later", "upstream_lost", Level::WARN),
-            Self::UpstreamGarbled => row(SysTemp, "the mail server sent something incomprehensible", "upstream_garbled", Level::ERROR),
-            Self::UpstreamRefused => row(SysTemp, "the mail server refused; try again later", "upstream_refused", Level::WARN),
-            Self::OurMistake => row(SysPerm, "the mail server did not understand this gateway", "our_mistake", Level::ERROR),
-            Self::Misconfigured => row(SysPerm, "this gateway is not set up for this login; tell its operator", "misconfigured", Level::ERROR),
-            Self::Overloaded => row(SysTemp, "too many connections; try again later", "overloaded", Level::WARN),
-            Self::ShuttingDown => row(SysTemp, "the gateway is restarting; try again later", "shutting_down", Level::INFO),
+            Self::AuthRejected => row(Auth, (535, "5.7.8"), "the mail server refused this login", "auth_rejected", Level::INFO),
+            Self::AuthUnavailable => row(SysTemp, (454, "4.7.0"), "the mail server cannot check logins now; try again later", "auth_unavailable", Level::WARN),
+            Self::MaildropInUse => row(InUse, (451, "4.3.0"), "the maildrop is open in another session", "maildrop_in_use", Level::INFO),
+            Self::LoginTooSoon => row(LoginDelay, (451, "4.7.0"), "too soon after the last login; try again later", "login_too_soon", Level::INFO),
+            Self::UpstreamUnreachable => row(SysTemp, (451, "4.4.1"), "the mail server cannot be reached; try again later", "upstream_unreachable", Level::WARN),
+            Self::UpstreamLost => row(SysTemp, (451, "4.4.2"), "the connection to the mail server was lost; try again later", "upstream_lost", Level::WARN),
+            Self::UpstreamGarbled => row(SysTemp, (451, "4.3.0"), "the mail server sent something incomprehensible", "upstream_garbled", Level::ERROR),
+            Self::UpstreamRefused => row(SysTemp, (451, "4.3.0"), "the mail server refused; try again later", "upstream_refused", Level::WARN),
+            Self::OurMistake => row(SysPerm, (451, "4.3.5"), "the mail server did not understand this gateway", "our_mistake", Level::ERROR),
+            Self::Misconfigured => row(SysPerm, (451, "4.3.5"), "this gateway is not set up for this login; tell its operator", "misconfigured", Level::ERROR),
+            Self::Overloaded => row(SysTemp, (421, "4.3.2"), "too many connections; try again later", "overloaded", Level::WARN),
+            Self::ShuttingDown => row(SysTemp, (421, "4.3.2"), "the gateway is restarting; try again later", "shutting_down", Level::INFO),
         }
     }
 
@@ -108,6 +112,23 @@ impl FailureKind {
     pub fn reply(self, out: &mut Vec<u8>, reference: impl fmt::Display) {
         let row = self.row();
         reply::err_with(out, row.code, format_args!("{} ({reference})", row.text));
+    }
+
+    /// Appends the SMTP reply, likewise.
+    pub fn smtp_reply(self, out: &mut Vec<u8>, reference: impl fmt::Display) {
+        let row = self.row();
+        let (code, enhanced) = row.smtp;
+        smtp::reply::say(
+            out,
+            code,
+            enhanced,
+            format_args!("{} ({reference})", row.text),
+        );
+    }
+
+    /// Whether the SMTP reply says that the connection ends (RFC 5321 §3.8).
+    pub fn closes_smtp(self) -> bool {
+        self.row().smtp.0 == 421
     }
 
     /// Whether the upstream connection can still be used after it.
@@ -135,6 +156,12 @@ impl fmt::Display for Failure {
 
 impl From<Garbled> for Failure {
     fn from(Garbled(what): Garbled) -> Self {
+        FailureKind::UpstreamGarbled.because(what)
+    }
+}
+
+impl From<smtp::Garbled> for Failure {
+    fn from(smtp::Garbled(what): smtp::Garbled) -> Self {
         FailureKind::UpstreamGarbled.because(what)
     }
 }
@@ -178,6 +205,22 @@ mod tests {
                 reply.len() <= 512 && reply.ends_with(" (7f3a)\r\n"),
                 "{reply}"
             );
+        }
+    }
+
+    #[test]
+    fn a_message_stays_in_the_outbox_unless_the_credential_is_refused() {
+        for kind in FailureKind::ALL {
+            let mut out = Vec::new();
+            kind.smtp_reply(&mut out, "7f3a");
+            let reply = String::from_utf8(out).expect("ours");
+            let class = match kind {
+                FailureKind::AuthRejected => "5",
+                _ => "4",
+            };
+            let (code, enhanced) = (&reply[..1], &reply[4..5]);
+            assert_eq!((code, enhanced), (class, class), "{reply}");
+            assert_eq!(reply.starts_with("421 "), kind.closes_smtp(), "{reply}");
         }
     }
 }

@@ -1,33 +1,37 @@
-//! popgate lets POP3 clients work on IMAP mailboxes.
+//! popgate lets POP3 clients work on IMAP mailboxes, and send mail through submission servers.
 //!
 //! # The way of a session
 //!
 //! [`server`] accepts a client and gives it a task, in which [`session::pop3::serve`] reads as RFC
-//! 1939's three states: authorization → transaction → update. What bytes mean is in pure grammars
-//! ([`pop3`], [`imap`], [`sasl`]); what mail means is in [`maildrop`]; what trouble means is in
-//! [`failure`]. All I/O of a conversation goes through [`line_stream`]; [`upstream`] converses with
-//! the provider.
+//! 1939's three states: authorization → transaction → update. [`session::submission::serve`] goes from
+//! login to one message after the other: envelope → content → the upstream's word on it. What bytes
+//! mean is in pure grammars ([`pop3`], [`imap`], [`smtp`], [`sasl`]); what mail means is in
+//! [`maildrop`]; what trouble means is in [`failure`]. All I/O of a conversation goes through
+//! [`line_stream`]; [`upstream`] converses with the provider.
 //!
 //! # The map
 //!
 //! | module | owns | may use, of this crate |
 //! |---|---|---|
-//! | [`config`] | what the operator decided, validated; only reader of environment and secret files | `maildrop`, `tls` |
+//! | [`config`] | what the operator decided, validated; only reader of environment and secret files | `maildrop`, `sasl`, `secret`, `tls` |
 //! | [`server`] | accept, permits, implicit TLS, drain | `account`, `config`, `failure`, `line_stream`, `metrics`, `session`, `tls` |
-//! | [`session`] | the conversations; where client and upstream meet | `account`, `config`, `failure`, `imap`, `line_stream`, `maildrop`, `metrics`, `pop3`, `sasl`, `secret`, `state`, `tls`, `upstream` |
+//! | [`session`] | the conversations; where client and upstream meet | `account`, `clock`, `config`, `failure`, `imap`, `line_stream`, `maildrop`, `metrics`, `pop3`, `sasl`, `secret`, `smtp`, `spool`, `state`, `tls`, `upstream` |
 //! | [`maildrop`] | the POP3 view of a mailbox; pure | `imap`, `pop3` |
 //! | [`pop3`] | POP3's grammar; pure | `secret` |
 //! | [`imap`] | IMAP's grammar; pure | `secret` |
+//! | [`smtp`] | SMTP's grammar; pure | `secret` |
 //! | [`sasl`] | SASL's mechanisms; pure | `secret` |
-//! | [`upstream`] | I/O with the provider | `config`, `failure`, `imap`, `line_stream`, `metrics`, `sasl`, `tls` |
+//! | [`upstream`] | I/O with the provider | `config`, `failure`, `imap`, `line_stream`, `metrics`, `sasl`, `secret`, `smtp`, `spool`, `tls` |
 //! | [`account`] | who may log in where, how often | `config`, `failure`, `sasl`, `upstream` |
 //! | [`state`] | what outlives a session | `account`, `imap`, `maildrop` |
-//! | [`failure`] | the one table from trouble to reply, label and log level | `imap`, `line_stream`, `pop3` |
+//! | [`failure`] | the one table from trouble to reply, label and log level | `imap`, `line_stream`, `pop3`, `smtp` |
 //! | [`line_stream`] | bounded lines in, buffered octets out | |
+//! | [`spool`] | a message on disk, in a file without a name | |
+//! | [`clock`] | the time of day, for what others read | |
 //! | [`tls`] | set-ups and handshakes | `line_stream` |
-//! | [`metrics`] | every metric family | `failure`, `imap`, `pop3` |
+//! | [`metrics`] | every metric family | `failure`, `imap`, `pop3`, `smtp` |
 //! | [`admin`] | `/metrics`, `/livez`, `/readyz` | |
-//! | [`demo`] | a sample upstream | `config`, `secret` |
+//! | [`demo`] | a sample upstream | `config`, `line_stream`, `sasl`, `secret`, `smtp` |
 //! | [`secret`] | what is never printed | |
 //!
 //! `tests/tidy.rs` reads the `use` lines of the sources and this table, and fails where they differ.
@@ -41,11 +45,14 @@
 //! 3. Octets of one side become arguments or data of the other, never commands.
 //! 4. Memory is constant whatever the size of a message, and a few octets a message of a mailbox.
 //! 5. What is asked for ahead of the client waits in the kernel's buffer, not in ours.
-//! 6. Every wait, line, literal and queue has a limit with a name and a unit.
+//! 6. `250` to a message is said only behind the upstream's 250, and the upstream gets the end of a
+//!    message only when the client has sent it; no CR or LF goes out but in CRLF.
+//! 7. Every wait, line, literal and queue has a limit with a name and a unit.
 #![forbid(unsafe_code)]
 
 pub mod account;
 pub mod admin;
+pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod failure;
@@ -58,6 +65,8 @@ pub mod sasl;
 pub mod secret;
 pub mod server;
 pub mod session;
+pub mod smtp;
+pub mod spool;
 pub mod state;
 pub mod tls;
 pub mod upstream;
@@ -72,11 +81,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::account::Accounts;
-use crate::config::Config;
+use crate::config::{Config, Service};
+use crate::failure::Failure;
 use crate::metrics::Metrics;
-use crate::server::Listener;
+use crate::server::{Listener, Protocol};
+use crate::session::submission::{self, SentCopies};
 use crate::session::{Gateway, SessionEnd};
 use crate::state::{Listings, Memory};
+use crate::tls::Alpn;
 use crate::upstream::{Dial, TcpDialer, Upstream};
 
 /// Pause between two attempts to get to know an upstream that cannot be reached.
@@ -89,11 +101,20 @@ const ACQUAINTANCE_PAUSE_MAX: Duration = Duration::from_secs(5 * 60);
 pub async fn run(config: Config, shutdown: CancellationToken) -> io::Result<()> {
     let gateway = gateway(&config, Arc::new(TcpDialer), shutdown.clone())?;
     let mut listeners = Vec::new();
-    for address in &config.pop3.clear {
-        listeners.push(Listener::bind(*address, None).await?);
-    }
-    for address in &config.pop3.tls {
-        listeners.push(Listener::bind(*address, gateway.tls.clone()).await?);
+    for (protocol, addresses, tls) in [
+        (Protocol::Pop3, &config.pop3.listeners, &gateway.tls),
+        (
+            Protocol::Submission,
+            &config.smtp.listeners,
+            &gateway.submission.tls,
+        ),
+    ] {
+        for address in &addresses.clear {
+            listeners.push(Listener::bind(*address, protocol, None).await?);
+        }
+        for address in &addresses.tls {
+            listeners.push(Listener::bind(*address, protocol, tls.clone()).await?);
+        }
     }
     let admin = match config.admin {
         Some(address) => Some(server::bind(address).await?),
@@ -101,10 +122,16 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> io::Result<()> 
     };
     let ready = Arc::new(AtomicBool::new(false));
     for listener in &listeners {
-        info!(address = %listener.address()?, "listening for POP3");
+        info!(address = %listener.address()?, "listening for {}", listener.protocol());
     }
     for upstream in gateway.accounts.upstreams() {
-        tokio::spawn(get_to_know(upstream.clone(), gateway.draining.clone()));
+        let services = [
+            Some(Service::Imap),
+            upstream.settings().smtp.as_ref().map(|it| it.service),
+        ];
+        for service in services.into_iter().flatten() {
+            tokio::spawn(get_to_know(upstream.clone(), service, gateway.clone()));
+        }
         tokio::spawn(upstream.clone().keep_warm(gateway.draining.clone()));
     }
     // Readiness is told until the last session has ended.
@@ -123,7 +150,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> io::Result<()> 
             set_ready(&gateway, &ready, false);
         }
     });
-    server::run(listeners, gateway, &config.limits).await;
+    server::run(listeners, gateway.clone(), &config.limits).await;
+    let copies = &gateway.submission.copies;
+    copies.finish(config.timeouts.drain).await;
     info!("all sessions have ended");
     Ok(())
 }
@@ -163,12 +192,12 @@ pub fn gateway(
         })
         .collect::<Result<Vec<_>, _>>()
         .map_err(io::Error::other)?;
-    let tls = config
-        .tls
-        .as_ref()
-        .map(|files| tls::acceptor(&files.certificate, &files.private_key))
-        .transpose()
-        .map_err(io::Error::other)?;
+    let acceptor = |alpn| {
+        let files = config.tls.as_ref();
+        let acceptor =
+            files.map(|files| tls::acceptor(&files.certificate, &files.private_key, alpn));
+        acceptor.transpose().map_err(io::Error::other)
+    };
     Ok(Arc::new(Gateway {
         accounts: Accounts::new(
             config.routes.clone(),
@@ -181,35 +210,62 @@ pub fn gateway(
         metrics,
         timeouts: config.timeouts.clone(),
         cleartext_login: config.cleartext_login.clone(),
-        tls,
+        tls: acceptor(Alpn::Pop3)?,
         read_ahead_octets: config.read_ahead_octets,
         client_workarounds: config.pop3.client_workarounds.clone(),
+        submission: submission::Service {
+            settings: Arc::new(config.smtp.clone()),
+            message_octets_max: config.limits.message_octets,
+            recipients_max: config.limits.recipients,
+            tls: acceptor(Alpn::Submission)?,
+            copies: SentCopies::default(),
+        },
         draining,
         drained: CancellationToken::new(),
     }))
 }
 
-/// Asks an upstream what it can do, until it has told, so that the first client is offered all of it,
-/// and the operator reads at once whether it can be reached.
-async fn get_to_know(upstream: Arc<Upstream>, draining: CancellationToken) {
+/// Asks a service of an upstream what it can do, until it has told, so that the first client is offered
+/// all of it, and the operator reads at once whether it can be reached.
+async fn get_to_know(upstream: Arc<Upstream>, service: Service, gateway: Arc<Gateway>) {
     let name = upstream.settings().name.clone();
     let mut pause = Duration::from_secs(1);
     loop {
-        match upstream.connect_anew().await {
-            Ok(mut client) => {
-                let capabilities = client.known_capabilities().await;
-                client.logout().await;
-                let names = capabilities.map(|can| can.names().collect::<Vec<_>>().join(" "));
-                info!(upstream = %name, capabilities = names.unwrap_or_default(), "upstream reached");
+        match ask(&upstream, service, &gateway).await {
+            Ok(names) => {
+                let capabilities = names.join(" ");
+                info!(upstream = %name, %service, capabilities, "upstream reached");
                 return;
             }
             Err(failure) => {
-                warn!(upstream = %name, %failure, "upstream not reached; clients are told to try again");
+                warn!(upstream = %name, %service, %failure, "upstream not reached; clients are told to try again");
             }
         }
         tokio::select! {
             () = sleep(pause) => pause = (2 * pause).min(ACQUAINTANCE_PAUSE_MAX),
-            () = draining.cancelled() => return,
+            () = gateway.draining.cancelled() => return,
+        }
+    }
+}
+
+async fn ask(
+    upstream: &Arc<Upstream>,
+    service: Service,
+    gateway: &Gateway,
+) -> Result<Vec<&'static str>, Failure> {
+    match service {
+        Service::Imap => {
+            let mut client = upstream.connect_anew().await?;
+            let capabilities = client.known_capabilities().await?;
+            client.logout().await;
+            Ok(capabilities.names().collect())
+        }
+        Service::Submission => {
+            let hostname = &gateway.submission.settings.hostname;
+            let client = upstream.connect_submission(hostname).await?;
+            let extensions = client.extensions();
+            client.quit().await;
+            Ok(extensions.names().collect())
         }
     }
 }

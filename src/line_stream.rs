@@ -166,6 +166,27 @@ impl LineStream {
         Ok(&self.input[start..self.consumed])
     }
 
+    /// What has come in, at least one octet; it stays until [`Self::consume`] is told.
+    ///
+    /// # Errors
+    /// When nothing comes.
+    pub async fn peek(&mut self) -> Result<&[u8], LineError> {
+        if !self.has_input() {
+            self.fill().await?;
+        }
+        Ok(&self.input[self.consumed..])
+    }
+
+    /// So many octets of what was peeked at have been read.
+    pub fn consume(&mut self, octets: usize) {
+        self.consumed = self.input.len().min(self.consumed + octets);
+    }
+
+    /// Whether a whole line is here already.
+    pub fn has_line(&self) -> bool {
+        memchr::memchr(b'\n', &self.input[self.consumed..]).is_some()
+    }
+
     /// Waits for the other side to say or end anything; what it says stays to be read.
     ///
     /// # Errors

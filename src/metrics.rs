@@ -14,6 +14,7 @@ use crate::failure::FailureKind;
 use crate::imap::command::CommandName as ImapCommand;
 use crate::imap::response::Condition;
 use crate::pop3::command::CommandName as Pop3Command;
+use crate::smtp::command::CommandName as SmtpCommand;
 
 /// Seconds: from one flight on the same machine to the upstream limit.
 const COMMAND_BUCKETS: &[f64] = &[
@@ -26,7 +27,7 @@ const SESSION_BUCKETS: &[f64] = &[
 ];
 
 /// The listeners, as labels.
-pub const LISTENERS: [&str; 2] = ["pop3", "pop3s"];
+pub const LISTENERS: [&str; 4] = ["pop3", "pop3s", "smtp", "smtps"];
 
 /// All families, and the registry that `/metrics` prints.
 pub struct Metrics {
@@ -40,6 +41,7 @@ pub struct Metrics {
     session_duration: HistogramVec,
     auth_attempts: IntCounterVec,
     pop3_command_duration: HistogramVec,
+    smtp_command_duration: HistogramVec,
     imap_command_duration: HistogramVec,
     upstream_connections: IntGaugeVec,
     upstream_errors: IntCounterVec,
@@ -48,6 +50,8 @@ pub struct Metrics {
     bytes: IntCounterVec,
     listing_cache: IntCounterVec,
     read_ahead: IntCounterVec,
+    submissions: IntCounterVec,
+    sent_copies: IntCounterVec,
 }
 
 /// Why a connection was turned away before a session began.
@@ -162,6 +166,57 @@ impl DeleteAction {
     }
 }
 
+/// What became of a message that a client began to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SubmissionResult {
+    /// The upstream took it.
+    Accepted,
+    /// The upstream refused it, or we did.
+    Refused,
+    /// The upstream was lost.
+    Failed,
+    /// The client did not finish it.
+    Aborted,
+}
+
+impl SubmissionResult {
+    const ALL: [Self; 4] = [Self::Accepted, Self::Refused, Self::Failed, Self::Aborted];
+
+    /// The metric label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::Aborted => "aborted",
+        }
+    }
+}
+
+/// What became of the copy of a sent message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SentCopyResult {
+    /// It is in the folder of sent mail.
+    Stored,
+    /// The provider had put one there already.
+    Duplicate,
+    /// There is none.
+    Failed,
+}
+
+impl SentCopyResult {
+    const ALL: [Self; 3] = [Self::Stored, Self::Duplicate, Self::Failed];
+
+    /// The metric label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Stored => "stored",
+            Self::Duplicate => "duplicate",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 impl Metrics {
     /// All families at zero, for the upstreams of the config and the outcomes of a session.
     ///
@@ -180,6 +235,7 @@ impl Metrics {
             session_duration: families.histogram("session_duration_seconds", "From accept to the end of a session.", &["listener"], SESSION_BUCKETS)?,
             auth_attempts: families.counter("auth_attempts_total", "Logins that reached an upstream, by what became of them.", &["upstream", "result"])?,
             pop3_command_duration: families.histogram("pop3_command_duration_seconds", "From a command to the end of its reply.", &["command", "status"], COMMAND_BUCKETS)?,
+            smtp_command_duration: families.histogram("smtp_command_duration_seconds", "From a command to its reply; of DATA and BDAT to that of the message.", &["command", "status"], COMMAND_BUCKETS)?,
             imap_command_duration: families.histogram("imap_command_duration_seconds", "From a command to its tagged response.", &["upstream", "command", "status"], COMMAND_BUCKETS)?,
             upstream_connections: families.gauge("upstream_connections", "Connections to upstreams open now.", &["upstream", "state"])?,
             upstream_errors: families.counter("upstream_errors_total", "Failures of upstreams, by what happened.", &["upstream", "reason"])?,
@@ -188,6 +244,8 @@ impl Metrics {
             bytes: families.counter("bytes_total", "Octets of protocol inside TLS; out is what popgate sent.", &["side", "direction"])?,
             listing_cache: families.counter("listing_cache_total", "Logins by how much of the mailbox's contents had to be asked.", &["result"])?,
             read_ahead: families.counter("read_ahead_total", "Messages by whether they were asked for before the client wanted them.", &["result"])?,
+            submissions: families.counter("submissions_total", "Messages that clients began to send, by what became of them.", &["upstream", "result"])?,
+            sent_copies: families.counter("sent_copies_total", "Sent messages by what became of their copy in the folder of sent mail.", &["upstream", "result"])?,
             registry: families.0,
         };
         metrics.initialize(upstreams, outcomes);
@@ -230,6 +288,12 @@ impl Metrics {
                     .with_label_values(&[command.label(), status]);
             }
         }
+        for command in SmtpCommand::ALL {
+            for status in ["ok", "err"] {
+                self.smtp_command_duration
+                    .with_label_values(&[command.label(), status]);
+            }
+        }
         for result in ListingCache::ALL {
             self.listing_cache.with_label_values(&[result.label()]);
         }
@@ -242,31 +306,40 @@ impl Metrics {
             }
         }
         for upstream in upstreams {
-            for result in ["ok", "rejected", "failed"] {
-                self.auth_attempts.with_label_values(&[upstream, result]);
+            self.initialize_upstream(upstream);
+        }
+    }
+
+    fn initialize_upstream(&self, upstream: &str) {
+        for result in ["ok", "rejected", "failed"] {
+            self.auth_attempts.with_label_values(&[upstream, result]);
+        }
+        for command in ImapCommand::ALL {
+            for status in ["ok", "no", "bad"] {
+                self.imap_command_duration
+                    .with_label_values(&[upstream, command.label(), status]);
             }
-            for command in ImapCommand::ALL {
-                for status in ["ok", "no", "bad"] {
-                    self.imap_command_duration.with_label_values(&[
-                        upstream,
-                        command.label(),
-                        status,
-                    ]);
-                }
-            }
-            for state in ["in_use", "warm"] {
-                self.upstream_connections
-                    .with_label_values(&[upstream, state]);
-            }
-            for kind in FailureKind::ALL {
-                self.upstream_errors
-                    .with_label_values(&[upstream, kind.label()]);
-            }
-            self.messages_retrieved.with_label_values(&[upstream]);
-            for action in DeleteAction::ALL {
-                self.messages_deleted
-                    .with_label_values(&[upstream, action.label()]);
-            }
+        }
+        for state in ["in_use", "warm"] {
+            self.upstream_connections
+                .with_label_values(&[upstream, state]);
+        }
+        for kind in FailureKind::ALL {
+            self.upstream_errors
+                .with_label_values(&[upstream, kind.label()]);
+        }
+        self.messages_retrieved.with_label_values(&[upstream]);
+        for action in DeleteAction::ALL {
+            self.messages_deleted
+                .with_label_values(&[upstream, action.label()]);
+        }
+        for result in SubmissionResult::ALL {
+            self.submissions
+                .with_label_values(&[upstream, result.label()]);
+        }
+        for result in SentCopyResult::ALL {
+            self.sent_copies
+                .with_label_values(&[upstream, result.label()]);
         }
     }
 
@@ -321,6 +394,28 @@ impl Metrics {
         self.pop3_command_duration
             .with_label_values(&[command.label(), status])
             .observe(duration.as_secs_f64());
+    }
+
+    /// An SMTP command was answered.
+    pub fn smtp_command(&self, command: SmtpCommand, succeeded: bool, duration: Duration) {
+        let status = if succeeded { "ok" } else { "err" };
+        self.smtp_command_duration
+            .with_label_values(&[command.label(), status])
+            .observe(duration.as_secs_f64());
+    }
+
+    /// A message came to its end.
+    pub fn submission(&self, upstream: &str, result: SubmissionResult) {
+        self.submissions
+            .with_label_values(&[upstream, result.label()])
+            .inc();
+    }
+
+    /// The copy of a sent message came to its end.
+    pub fn sent_copy(&self, upstream: &str, result: SentCopyResult) {
+        self.sent_copies
+            .with_label_values(&[upstream, result.label()])
+            .inc();
     }
 
     /// An IMAP command was answered.
@@ -463,6 +558,9 @@ mod tests {
         metrics.upstream_error("default", FailureKind::UpstreamLost);
         metrics.messages_deleted("default", DeleteAction::Moved, 3);
         metrics.pop3_command(Pop3Command::Retr, true, Duration::ZERO);
+        metrics.smtp_command(SmtpCommand::Data, true, Duration::ZERO);
+        metrics.submission("default", SubmissionResult::Aborted);
+        metrics.sent_copy("default", SentCopyResult::Failed);
         drop(metrics.connection("pop3"));
         assert_eq!(series(), before);
     }

@@ -1,5 +1,6 @@
 //! Accepting clients: permits, implicit TLS, one task a session, and an orderly end.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::config::Limits;
 use crate::failure::FailureKind;
 use crate::line_stream::{ByteStream, LineStream};
 use crate::metrics::Rejection;
-use crate::session::{Client, Gateway, SessionId, pop3};
+use crate::session::{Client, Gateway, SessionId, pop3, submission};
 use crate::tls::{self, TlsAcceptor};
 
 /// Pause after accept failed, as it does when descriptors run out: long enough not to spin, short
@@ -29,9 +30,28 @@ const REFUSAL_PATIENCE: Duration = Duration::from_secs(2);
 /// Clients that are being told why they are turned away; further ones are only dropped.
 const REFUSALS_MAX: usize = 64;
 
+/// What is spoken with clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// They read mail.
+    Pop3,
+    /// They send mail.
+    Submission,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pop3 => "POP3",
+            Self::Submission => "submission",
+        })
+    }
+}
+
 /// An open socket for clients.
 pub struct Listener {
     socket: TcpListener,
+    protocol: Protocol,
     /// For TLS with the first octet; `None` for clear text.
     tls: Option<TlsAcceptor>,
 }
@@ -41,9 +61,22 @@ impl Listener {
     ///
     /// # Errors
     /// With the address in the text.
-    pub async fn bind(address: SocketAddr, tls: Option<TlsAcceptor>) -> io::Result<Self> {
+    pub async fn bind(
+        address: SocketAddr,
+        protocol: Protocol,
+        tls: Option<TlsAcceptor>,
+    ) -> io::Result<Self> {
         let socket = bind(address).await?;
-        Ok(Self { socket, tls })
+        Ok(Self {
+            socket,
+            protocol,
+            tls,
+        })
+    }
+
+    /// What is spoken there.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
     }
 
     /// Where clients find it, also when port 0 was asked for.
@@ -55,9 +88,11 @@ impl Listener {
     }
 
     fn label(&self) -> &'static str {
-        match self.tls {
-            Some(_) => "pop3s",
-            None => "pop3",
+        match (self.protocol, &self.tls) {
+            (Protocol::Pop3, Some(_)) => "pop3s",
+            (Protocol::Pop3, None) => "pop3",
+            (Protocol::Submission, Some(_)) => "smtps",
+            (Protocol::Submission, None) => "smtp",
         }
     }
 }
@@ -146,8 +181,9 @@ fn admit(socket: TcpStream, address: IpAddr, listener: &Listener, door: &Arc<Doo
     };
     let open = metrics.connection(label);
     let (gateway, tls) = (door.gateway.clone(), listener.tls.clone());
+    let protocol = listener.protocol;
     door.sessions.spawn(async move {
-        session(socket, address, label, tls, &gateway).await;
+        session(socket, address, label, protocol, tls, &gateway).await;
         drop((connection, place, open));
     });
 }
@@ -156,6 +192,7 @@ async fn session(
     socket: TcpStream,
     address: IpAddr,
     listener: &'static str,
+    protocol: Protocol,
     acceptor: Option<TlsAcceptor>,
     gateway: &Gateway,
 ) {
@@ -195,7 +232,10 @@ async fn session(
         secure,
         listener,
     };
-    pop3::serve(client, gateway, accepted).await;
+    match protocol {
+        Protocol::Pop3 => pop3::serve(client, gateway, accepted).await,
+        Protocol::Submission => submission::serve(client, gateway, accepted).await,
+    }
 }
 
 /// Says why, where that is possible without a handshake, and where not too many wait for it.
@@ -206,9 +246,13 @@ fn turn_away(socket: TcpStream, listener: &Listener, door: &Arc<Door>) {
     if listener.tls.is_some() {
         return;
     }
+    let reply = match listener.protocol {
+        Protocol::Pop3 => FailureKind::reply,
+        Protocol::Submission => FailureKind::smtp_reply,
+    };
     door.sessions.spawn(async move {
         let mut lines = LineStream::new(Box::new(socket), REFUSAL_PATIENCE);
-        FailureKind::Overloaded.reply(lines.output(), SessionId::new());
+        reply(FailureKind::Overloaded, lines.output(), SessionId::new());
         lines.close().await;
         drop(permit);
     });

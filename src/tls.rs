@@ -28,17 +28,30 @@ fn provider() -> CryptoProvider {
     return rustls::crypto::ring::default_provider();
 }
 
-/// What we show to clients: TLS 1.2 and 1.3; ALPN `pop3` or none.
+/// What a client may name in ALPN; none at all is right as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alpn {
+    /// `pop3` (RFC 7595)
+    Pop3,
+    /// Nothing: submission has no name there (RFC 7301, IANA).
+    Submission,
+}
+
+/// What we show to clients: TLS 1.2 and 1.3.
 ///
 /// # Errors
 /// When a file cannot be read, holds no certificate or key, or the key is not the certificate's.
-pub fn acceptor(certificate: &Path, private_key: &Path) -> Result<TlsAcceptor, String> {
+pub fn acceptor(certificate: &Path, private_key: &Path, alpn: Alpn) -> Result<TlsAcceptor, String> {
     let (chain, key) = (certificates(certificate)?, self::private_key(private_key)?);
     let mut config = ServerConfig::builder()
         .with_no_client_auth()
         .with_single_cert(chain, key)
         .map_err(|error| format!("{certificate:?} and {private_key:?}: {error}"))?;
-    config.alpn_protocols = vec![b"pop3".to_vec()];
+    config.alpn_protocols = match alpn {
+        Alpn::Pop3 => vec![b"pop3".to_vec()],
+        // An empty list would let every name pass, `http/1.1` as well (ALPACA); this one nobody has.
+        Alpn::Submission => vec![b"smtp".to_vec()],
+    };
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 

@@ -55,17 +55,7 @@ fn exit_codes_are_a_contract() {
         (&empty, &["serv"], 2),
         (&empty, &["check"], 2),
         (&empty, &["serve"], 2),
-        (
-            &empty,
-            &[
-                "serve",
-                "--upstream",
-                "imaps://x",
-                "--submission",
-                "smtps://x",
-            ],
-            2,
-        ),
+        (&empty, &["serve", "--submission", "smtps://x"], 2),
         (&empty, &["check", "-c", "none.toml"], 2),
         (&empty, &["demo", "--port-base", "0"], 2),
         (&empty, &["demo", "--port-base", "65500"], 2),
@@ -114,9 +104,10 @@ fn check_says_what_sound_settings_mean() {
     assert_eq!(
         text(&output(&folder, &["check"]).stdout),
         "pop3 127.0.0.1:1110: clear text, passwords in clear text from this machine only\n\
+         smtp 127.0.0.1:1587: clear text, passwords in clear text from this machine only\n\
          admin 127.0.0.1:9110: /metrics /livez /readyz\n\
          upstream default: imaps://imap.example.com:993, folder INBOX, deleted messages go to the trash\n\
-         upstream other: imaps://imap.gmail.com:993, folder INBOX, deleted messages stay\n\
+         upstream other: imaps://imap.gmail.com:993, folder INBOX, deleted messages stay, sends through smtps://smtp.gmail.com:465\n\
          login *@example.org goes to upstream other\n\
          every other login goes to upstream default\n"
     );

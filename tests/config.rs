@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use popgate::config::{
-    CleartextLogin, Config, EndpointSecurity, Flags, MarkSeen, Problems, Sessions, admin_address,
+    BareNewlines, CleartextLogin, Config, EndpointSecurity, Flags, MarkSeen, Problems,
+    SenderPolicy, SentCopy, Sessions, admin_address,
 };
 use popgate::maildrop::{DeletePolicy, UniqueIdFormat};
 use tempfile::TempDir;
@@ -97,10 +98,10 @@ fn one_upstream_is_enough() {
         .load(&[], &Flags::default())
         .expect("sound");
     assert_eq!(
-        config.pop3.clear,
+        config.pop3.listeners.clear,
         ["127.0.0.1:1110".parse().expect("an address")]
     );
-    assert_eq!(config.pop3.tls, []);
+    assert_eq!(config.pop3.listeners.tls, []);
     assert_eq!(config.pop3.logins.delimiters, b"");
     assert_eq!(config.pop3.logins.delay, Duration::ZERO);
     assert_eq!(
@@ -113,6 +114,42 @@ fn one_upstream_is_enough() {
     let upstream = config.routes.upstream("anybody").expect("the default");
     assert_eq!(&*upstream.name, "default");
     assert_eq!(upstream.imap.to_string(), "imaps://imap.example.com:993");
+    assert_eq!(upstream.smtp, None);
+    assert_eq!(config.smtp.listeners.clear, [], "nobody sends mail");
+    assert_eq!(config.limits.message_octets, 150 * 1024 * 1024);
+    assert_eq!(config.limits.recipients, 1000);
+}
+
+#[test]
+fn submission_is_there_as_soon_as_an_upstream_sends_mail() {
+    let folder = Folder::new(&format!("{UPSTREAM}smtp = \"smtps://smtp.example.com\"\n"));
+    let config = folder.load(&[], &Flags::default()).expect("sound");
+    assert_eq!(
+        config.smtp.listeners.clear,
+        ["127.0.0.1:1587".parse().expect("an address")]
+    );
+    assert_eq!(config.smtp.listeners.tls, []);
+    assert!(config.smtp.received && config.smtp.unauthenticated.is_none());
+    assert_eq!(config.smtp.sent_copy, SentCopy::Auto);
+    assert_eq!(config.smtp.bare_newlines, BareNewlines::Normalize);
+    let smtp = config.upstreams[0].smtp.as_ref().expect("set");
+    assert_eq!(smtp.to_string(), "smtps://smtp.example.com:465");
+    for (provider, smtp, keeps) in [
+        ("gmail", "smtps://smtp.gmail.com:465", true),
+        ("outlook", "smtp+starttls://smtp.office365.com:587", true),
+        ("zoho", "smtps://smtp.zoho.com:465", true),
+        ("proton-bridge", "smtp+starttls://127.0.0.1:1025", true),
+        ("icloud", "smtp+starttls://smtp.mail.me.com:587", false),
+        ("fastmail", "smtps://smtp.fastmail.com:465", false),
+    ] {
+        let variables = [("POPGATE__UPSTREAM__X__PROVIDER", provider)];
+        let folder = Folder::new("[[route]]\nlogin = \"*\"\nupstream = \"x\"\n");
+        let config = folder.load(&variables, &Flags::default()).expect(provider);
+        let upstream = &config.upstreams[0];
+        let found = upstream.smtp.as_ref().map(ToString::to_string);
+        assert_eq!(found.as_deref(), Some(smtp));
+        assert_eq!(upstream.quirks.keeps_sent_copies, keeps, "{provider}");
+    }
 }
 
 #[test]
@@ -142,12 +179,29 @@ fn every_key_means_what_it_says() {
         connections = 1
         connections_per_address = 2
         upstream_connections_per_account = 0x3
+        message_octets = "10MiB"
+        recipients = 4
         [read_ahead]
         octets = "1MiB"
         [state]
         url = "memory:"
+        [smtp]
+        listen = ["127.0.0.1:0"]
+        listen_tls = []
+        hostname = "relay.example.org"
+        received = false
+        bare_newlines = "refuse"
+        sent_copy = "always"
+        spool_folder = "spool"
+        sender = "login"
+        [smtp.unauthenticated]
+        networks = ["192.168.7.0/24"]
+        login = "scanner@example.org"
+        password_file = "password"
         [upstream.default]
         imap = "imap://10.1.1.1:1143"
+        smtp = "smtp://10.1.1.1"
+        sender = ["*@example.org", "joe@example.com"]
         allow_cleartext = true
         ca_file = "tls.crt"
         [upstream.other]
@@ -167,9 +221,10 @@ fn every_key_means_what_it_says() {
         "#,
     )
     .with_certificates();
+    fs::write(folder.path().join("password"), "secret\n").expect("writable");
     let config = folder.load(&[], &Flags::default()).expect("sound");
-    assert_eq!(config.pop3.clear, []);
-    assert_eq!(config.pop3.tls.len(), 2);
+    assert_eq!(config.pop3.listeners.clear, []);
+    assert_eq!(config.pop3.listeners.tls.len(), 2);
     assert_eq!(config.pop3.client_workarounds.len(), 4);
     assert_eq!(config.pop3.logins.delimiters, b"%#\\");
     assert_eq!(config.pop3.logins.delay, Duration::from_secs(300));
@@ -188,6 +243,17 @@ fn every_key_means_what_it_says() {
     assert_eq!(config.limits.connections, 1);
     assert_eq!(config.limits.connections_per_address, 2);
     assert_eq!(config.limits.upstream_connections_per_account, 3);
+    assert_eq!(config.limits.message_octets, 10 * 1024 * 1024);
+    assert_eq!(config.limits.recipients, 4);
+    assert_eq!(config.smtp.listeners.clear.len(), 1);
+    assert_eq!(config.smtp.listeners.tls, []);
+    assert_eq!(config.smtp.hostname, "relay.example.org");
+    assert!(!config.smtp.received);
+    assert_eq!(config.smtp.bare_newlines, BareNewlines::Refuse);
+    assert_eq!(config.smtp.sent_copy, SentCopy::Always);
+    assert_eq!(config.smtp.spool_folder, folder.path().join("spool"));
+    let unauthenticated = config.smtp.unauthenticated.expect("set");
+    assert_eq!(unauthenticated.credential.login(), b"scanner@example.org");
 
     let default = config.routes.upstream("user").expect("the default");
     assert_eq!(default.imap.security, EndpointSecurity::Clear);
@@ -195,8 +261,10 @@ fn every_key_means_what_it_says() {
     assert_eq!(default.maildrop.on_delete, DeletePolicy::Keep);
     assert_eq!(default.maildrop.unique_id, UniqueIdFormat::Uid);
 
+    assert!(matches!(&default.sender, SenderPolicy::Addresses(globs) if globs.len() == 2));
     let other = config.routes.upstream("Me@EXAMPLE.org").expect("the route");
     assert_eq!(&*other.name, "other");
+    assert!(matches!(other.sender, SenderPolicy::Login));
     assert_eq!(
         other.quirks.trash_folder.as_deref(),
         Some("Deleted Messages")
@@ -280,7 +348,7 @@ upstream = "defualt"
             "popgate.toml:11: [upstream.default] imap: \"imap.example.com\" is not a URL; write \"imaps://imap.example.com\"",
             "popgate.toml:13: [upstream.default.maildrop] sessions: \"share\" is not known; did you mean \"shared\"?",
             "popgate.toml:16: [[route]] upstream: there is no [upstream.defualt]; did you mean \"default\"?",
-            "popgate.toml:17: [bogus]: unknown section; known here: admin, limits, listing_cache, maildrop, pop3, read_ahead, route, security, state, timeouts, tls, upstream",
+            "popgate.toml:17: [bogus]: unknown section; known here: admin, limits, listing_cache, maildrop, pop3, read_ahead, route, security, smtp, state, timeouts, tls, upstream",
         ],
     );
 }
@@ -523,16 +591,16 @@ fn each_mistake_has_its_remedy() {
             "popgate.toml:4: [[route]] login: \"[a\" is not a pattern (unclosed character class; missing ']'); write it like \"*@example.org\"",
         ),
         (
-            "[smtp]\nlisten = []",
-            "popgate.toml:3: [smtp]: submission is not there yet in this version of popgate; remove the section",
+            "[smtp]\nhostname = \"mail.example.org\"",
+            "popgate.toml:3: [smtp]: has no upstream that sends mail; add smtp = \"smtps://HOST\" to an [upstream.NAME], or --submission smtps://HOST",
         ),
         (
             "[read_ahead]\noctets = \"much\"",
             "popgate.toml:4: [read_ahead] octets: \"much\" is not a size; write it like \"256KiB\", or octets as a number",
         ),
         (
-            "[limits]\nrecipients = 10",
-            "popgate.toml:4: [limits] recipients: submission is not there yet in this version of popgate; remove the key",
+            "[limits]\nmessage_octets = 0",
+            "popgate.toml:4: [limits] message_octets: lets no message through; write a size like \"150MiB\"",
         ),
         (
             "[security]\nproxy_protocol_from = [\"10.0.0.0/8\"]",
@@ -613,7 +681,7 @@ fn variables_win_over_the_file_and_flags_over_both() {
         config.upstreams[0].maildrop.on_delete,
         DeletePolicy::Archive
     );
-    assert_eq!(config.pop3.clear.len(), 2);
+    assert_eq!(config.pop3.listeners.clear.len(), 2);
     assert!(
         matches!(config.cleartext_login, CleartextLogin::From(networks) if networks.len() == 2)
     );
@@ -628,7 +696,7 @@ fn variables_win_over_the_file_and_flags_over_both() {
     let config = folder.load(&variables, &flags).expect("sound");
     assert_eq!(config.upstreams[0].imap.host, "flag");
     assert_eq!(
-        config.pop3.clear,
+        config.pop3.listeners.clear,
         ["127.0.0.1:4".parse().expect("an address")]
     );
 }
@@ -637,7 +705,7 @@ fn variables_win_over_the_file_and_flags_over_both() {
 fn mistakes_in_variables_and_flags_name_them() {
     let flags = Flags {
         upstream: Some("example.com".to_owned()),
-        submission: Some("smtps://example.com".to_owned()),
+        submission: Some("imaps://example.com".to_owned()),
         listen: vec!["localhost:110".to_owned()],
     };
     let variables = environment(&[
@@ -645,7 +713,7 @@ fn mistakes_in_variables_and_flags_name_them() {
         ("POPGATE__LIMITS__CONECTIONS", "1"),
         ("POPGATE__LISTEN", "1"),
         ("POPGATE__ROUTE__0__LOGIN", "*"),
-        ("POPGATE__SMTP__LISTEN", ""),
+        ("POPGATE__SMTP__SENT_COPY", "sometimes"),
         ("POPGATE__UPSTREAM__WORK__ALLOW_CLEARTEXT", "yes"),
     ]);
     assert_eq!(
@@ -655,10 +723,10 @@ fn mistakes_in_variables_and_flags_name_them() {
             "POPGATE__LIMITS__CONNECTIONS: is text; write a whole number",
             "POPGATE__LISTEN: names no setting; write POPGATE__SECTION__KEY, as in POPGATE__UPSTREAM__DEFAULT__IMAP",
             "POPGATE__ROUTE__0__LOGIN: is not a list of tables; begin each with [[route]] in a config file",
-            "POPGATE__SMTP__LISTEN: submission is not there yet in this version of popgate; unset the variable",
+            "POPGATE__SMTP__SENT_COPY: \"sometimes\" is none of auto, always, never",
             "POPGATE__UPSTREAM__WORK__ALLOW_CLEARTEXT: is text; write true or false",
             "--listen: \"localhost:110\" is not an IP address and a port; write \"127.0.0.1:110\"",
-            "--submission: submission is not there yet in this version of popgate; leave the flag out",
+            "--submission: \"imaps://example.com\" has none of the schemes smtps:// (TLS, port 465), smtp+starttls:// (587) and smtp:// (clear text, 587)",
             "--upstream: \"example.com\" is not a URL; write \"imaps://example.com\"",
             "[upstream.work] imap: is missing; write imap = \"imaps://HOST\", or set provider",
         ]
@@ -688,7 +756,7 @@ fn tls_brings_a_listener_of_its_own() {
     .with_certificates();
     let config = folder.load(&[], &Flags::default()).expect("sound");
     assert_eq!(
-        config.pop3.tls,
+        config.pop3.listeners.tls,
         ["127.0.0.1:1995".parse().expect("an address")]
     );
 }

@@ -11,7 +11,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use popgate::config::{Config, Endpoint, EndpointSecurity, Upstream};
+use popgate::config::{Config, Endpoint, EndpointSecurity, Service, Upstream};
 use popgate::line_stream::{ByteStream, LineStream};
 use popgate::session::{Client, Gateway, pop3};
 use popgate::upstream::{Dial, Dialling};
@@ -305,6 +305,7 @@ async fn listed(gateway: &Arc<Gateway>) -> BTreeMap<(u32, u32), u32> {
 async fn check(capabilities: &'static str, steps: &[Step]) {
     let mailbox = Arc::new(Mutex::new(Mailbox::new(capabilities)));
     let endpoint = Endpoint {
+        service: Service::Imap,
         host: "127.0.0.1".to_owned(),
         port: 143,
         security: EndpointSecurity::Clear,

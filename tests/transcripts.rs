@@ -16,7 +16,7 @@ use tokio::time::sleep;
 
 #[tokio::test(start_paused = true)]
 async fn both_legs_are_as_written() {
-    let transcripts = support::transcripts();
+    let transcripts = support::all_transcripts();
     let mut failures = String::new();
     let mut failed = 0;
     for transcript in &transcripts {
@@ -113,7 +113,7 @@ impl Play<'_> {
                 let wire = self.stage.clients[step.client].wire.clone();
                 self.legs.push(Leg::new(Side::Client, step.client, wire));
             }
-            Act::GetToKnow => self.stage.get_to_know(),
+            Act::GetToKnow => self.stage.get_to_know(self.transcript),
             Act::KeepWarm => self.stage.keep_warm(),
             Act::Wait(time) => sleep(*time).await,
             Act::Eof(side) => self.leg(*side, step.client)?.end.wire.end(),

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use rustls::pki_types::ServerName;
 use url::{Host, Url};
 
-use super::{Endpoint, EndpointSecurity};
+use super::{Endpoint, EndpointSecurity, Service};
 
 impl Endpoint {
     /// Whether it can only be on this machine, so that clear text is no risk.
@@ -18,14 +18,20 @@ impl Endpoint {
     }
 }
 
+/// As a log has it.
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Imap => "IMAP",
+            Self::Submission => "submission",
+        })
+    }
+}
+
 /// As in the config file, with the port.
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = match self.security {
-            EndpointSecurity::Implicit => "imaps",
-            EndpointSecurity::StartTls => "imap+starttls",
-            EndpointSecurity::Clear => "imap",
-        };
+        let scheme = self.service.scheme(self.security);
         match self.host.contains(':') {
             true => write!(f, "{scheme}://[{}]:{}", self.host, self.port),
             false => write!(f, "{scheme}://{}:{}", self.host, self.port),
@@ -33,32 +39,66 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// Reads `imaps://`, `imap+starttls://` and `imap://`; the error says what would be right.
+impl Service {
+    fn scheme(self, security: EndpointSecurity) -> &'static str {
+        match (self, security) {
+            (Self::Imap, EndpointSecurity::Implicit) => "imaps",
+            (Self::Imap, EndpointSecurity::StartTls) => "imap+starttls",
+            (Self::Imap, EndpointSecurity::Clear) => "imap",
+            (Self::Submission, EndpointSecurity::Implicit) => "smtps",
+            (Self::Submission, EndpointSecurity::StartTls) => "smtp+starttls",
+            (Self::Submission, EndpointSecurity::Clear) => "smtp",
+        }
+    }
+
+    fn default_port(self, security: EndpointSecurity) -> u16 {
+        match (self, security) {
+            (Self::Imap, EndpointSecurity::Implicit) => 993,
+            (Self::Imap, EndpointSecurity::StartTls | EndpointSecurity::Clear) => 143,
+            (Self::Submission, EndpointSecurity::Implicit) => 465,
+            (Self::Submission, EndpointSecurity::StartTls | EndpointSecurity::Clear) => 587,
+        }
+    }
+
+    fn example_host(self) -> &'static str {
+        match self {
+            Self::Imap => "imap.example.com",
+            Self::Submission => "smtp.example.com",
+        }
+    }
+}
+
+/// Reads the URL of a service, as in `imaps://imap.example.com`; the error says what would be right.
 ///
 /// Where there is an `@` the text is not repeated: it could contain a password.
-pub(super) fn imap(text: &str) -> Result<Endpoint, String> {
+pub(super) fn endpoint(text: &str, service: Service) -> Result<Endpoint, String> {
+    use EndpointSecurity::{Clear, Implicit, StartTls};
     let quoted = match text.contains('@') {
         true => "the URL".to_owned(),
         false => format!("{text:?}"),
     };
     let Some((scheme, after)) = text.split_once("://") else {
         let host = match text.rsplit('@').next() {
-            None | Some("") => "imap.example.com",
+            None | Some("") => service.example_host(),
             Some(host) => host,
         };
-        return Err(format!("{quoted} is not a URL; write \"imaps://{host}\""));
+        let scheme = service.scheme(Implicit);
+        return Err(format!(
+            "{quoted} is not a URL; write \"{scheme}://{host}\""
+        ));
     };
-    let (security, port) = match scheme.to_ascii_lowercase().as_str() {
-        "imaps" => (EndpointSecurity::Implicit, 993),
-        "imap+starttls" => (EndpointSecurity::StartTls, 143),
-        "imap" => (EndpointSecurity::Clear, 143),
-        _ => {
-            return Err(format!(
-                "{quoted} has none of the schemes imaps:// (TLS, port 993), imap+starttls:// (143) \
-                 and imap:// (clear text, 143)"
-            ));
-        }
+    let is_meant =
+        |security: &EndpointSecurity| scheme.eq_ignore_ascii_case(service.scheme(*security));
+    let Some(security) = [Implicit, StartTls, Clear].into_iter().find(is_meant) else {
+        let of = |security| (service.scheme(security), service.default_port(security));
+        let ((implicit, port), (start_tls, other), (clear, _)) =
+            (of(Implicit), of(StartTls), of(Clear));
+        return Err(format!(
+            "{quoted} has none of the schemes {implicit}:// (TLS, port {port}), \
+             {start_tls}:// ({other}) and {clear}:// (clear text, {other})"
+        ));
     };
+    let port = service.default_port(security);
     let url = Url::parse(text).map_err(|reason| {
         format!("{quoted} is not a URL ({reason}); write \"{scheme}://HOST:PORT\"")
     })?;
@@ -68,9 +108,12 @@ pub(super) fn imap(text: &str) -> Result<Endpoint, String> {
         ));
     }
     if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
+        let where_else = match service {
+            Service::Imap => ", a folder belongs into [maildrop] folder",
+            Service::Submission => "",
+        };
         return Err(format!(
-            "{quoted} has more than a host and a port; write the rest away, \
-             a folder belongs into [maildrop] folder"
+            "{quoted} has more than a host and a port; write the rest away{where_else}"
         ));
     }
     let host = host(&url).map_err(|remedy| format!("{quoted} names no valid host; {remedy}"))?;
@@ -79,6 +122,7 @@ pub(super) fn imap(text: &str) -> Result<Endpoint, String> {
             "{quoted} has port 0; write a port from 1 on, or none for {port}"
         )),
         port => Ok(Endpoint {
+            service,
             host,
             port,
             security,
@@ -138,13 +182,26 @@ mod tests {
             ),
             ("imap://localhost", "localhost", 143, Clear),
             ("imap://mail_1.internal", "mail_1.internal", 143, Clear),
+            (
+                "smtps://smtp.example.com",
+                "smtp.example.com",
+                465,
+                Implicit,
+            ),
+            ("smtp+starttls://a.example:25", "a.example", 25, StartTls),
+            ("smtp://127.0.0.1", "127.0.0.1", 587, Clear),
         ] {
+            let service = match text.to_lowercase().starts_with("smtp") {
+                true => Service::Submission,
+                false => Service::Imap,
+            };
             let expected = Endpoint {
+                service,
                 host: host.to_owned(),
                 port,
                 security,
             };
-            assert_eq!(imap(text), Ok(expected), "{text}");
+            assert_eq!(endpoint(text, service), Ok(expected), "{text}");
         }
     }
 
@@ -197,8 +254,17 @@ mod tests {
                 r#""imaps://a..b" names no valid host; write a DNS name, an IPv4 address or an IPv6 address in brackets"#,
             ),
         ] {
-            assert_eq!(imap(text), Err(expected.to_owned()), "{text}");
+            let found = endpoint(text, Service::Imap);
+            assert_eq!(found, Err(expected.to_owned()), "{text}");
         }
+        assert_eq!(
+            endpoint("imaps://a.example", Service::Submission),
+            Err(
+                "\"imaps://a.example\" has none of the schemes smtps:// (TLS, port 465), \
+                 smtp+starttls:// (587) and smtp:// (clear text, 587)"
+                    .to_owned()
+            )
+        );
     }
 
     #[test]
@@ -212,7 +278,7 @@ mod tests {
             ("imap://10.0.0.1", false),
         ] {
             assert_eq!(
-                imap(text).map(|endpoint| endpoint.is_loopback()),
+                endpoint(text, Service::Imap).map(|endpoint| endpoint.is_loopback()),
                 Ok(expected),
                 "{text}"
             );

@@ -14,8 +14,8 @@ use super::section::Section;
 use super::setting::Setting;
 use super::{
     CertificateFiles, CleartextLogin, Config, Endpoint, EndpointSecurity, LISTING_CACHE_OCTETS,
-    Limits, Listeners, Logins, MaildropSettings, READ_AHEAD_OCTETS, Routes, Timeouts, Upstream,
-    WARM_CONNECTIONS, endpoint, loopback,
+    Limits, Listeners, Logins, MaildropSettings, Pop3, READ_AHEAD_OCTETS, Routes, SenderPolicy,
+    Service, Timeouts, Upstream, WARM_CONNECTIONS, endpoint, loopback, submission,
 };
 use crate::maildrop::DeletePolicy;
 use crate::tls::{certificates, check_pair, private_key};
@@ -59,7 +59,7 @@ pub fn admin_address(
 fn config(mut root: Section<'_>) -> Config {
     let tls_section = root.section("tls");
     let has_tls = tls_section.is_some();
-    let pop3 = listeners(root.section("pop3"), has_tls);
+    let pop3 = pop3(root.section("pop3"), has_tls);
     let tls = tls_section.and_then(tls);
     let admin = admin(root.section("admin"));
     let cleartext_login = security(root.section("security"));
@@ -69,12 +69,18 @@ fn config(mut root: Section<'_>) -> Config {
     let listing_cache_octets = octets(root.section("listing_cache"), LISTING_CACHE_OCTETS);
     state(root.section("state"));
     let maildrop = maildrop(root.section("maildrop"), &MaildropSettings::default());
-    let (upstreams, routes) = upstreams_and_routes(&mut root, &maildrop);
-    root.not_yet("smtp", "submission is");
+    let mut smtp = root.section("smtp");
+    let outer = Outer {
+        maildrop,
+        sender: submission::sender(smtp.as_mut()).unwrap_or_default(),
+    };
+    let (upstreams, routes) = upstreams_and_routes(&mut root, &outer);
+    let smtp = submission::submission(smtp, has_tls, &upstreams, &routes);
     root.not_yet("account", "accounts are");
     root.finish();
     Config {
         pop3,
+        smtp,
         admin,
         tls,
         cleartext_login,
@@ -87,20 +93,34 @@ fn config(mut root: Section<'_>) -> Config {
     }
 }
 
-fn listeners(section: Option<Section<'_>>, has_tls: bool) -> Listeners {
-    let defaults = Listeners {
-        clear: vec![loopback(1110)],
-        tls: Vec::from_iter(has_tls.then(|| loopback(1995))),
-        client_workarounds: Vec::new(),
-        logins: Logins::default(),
+fn pop3(section: Option<Section<'_>>, has_tls: bool) -> Pop3 {
+    let defaults = Pop3 {
+        listeners: Listeners {
+            clear: vec![loopback(1110)],
+            tls: Vec::from_iter(has_tls.then(|| loopback(1995))),
+        },
+        ..Pop3::default()
     };
     let Some(mut section) = section else {
         return defaults;
     };
-    let client_workarounds = section
-        .list("client_workarounds", Setting::word)
-        .unwrap_or_default();
-    let logins = logins(&mut section);
+    let pop3 = Pop3 {
+        client_workarounds: section
+            .list("client_workarounds", Setting::word)
+            .unwrap_or_default(),
+        logins: logins(&mut section),
+        listeners: listeners(&mut section, has_tls, defaults.listeners),
+    };
+    section.finish();
+    pop3
+}
+
+/// `listen` and `listen_tls`, which are as in `defaults` when neither is there.
+pub(super) fn listeners(
+    section: &mut Section<'_>,
+    has_tls: bool,
+    defaults: Listeners,
+) -> Listeners {
     let clear = section.list("listen", Setting::address);
     let tls = section.list("listen_tls", Setting::address);
     let none_at =
@@ -120,20 +140,13 @@ fn listeners(section: Option<Section<'_>>, has_tls: bool) -> Listeners {
         );
     }
     let listeners = match (clear, tls) {
-        (None, None) => Listeners {
-            client_workarounds,
-            logins,
-            ..defaults
-        },
+        (None, None) => defaults,
         (clear, tls) => Listeners {
             clear: clear.unwrap_or_default(),
             tls: tls.unwrap_or_default(),
-            client_workarounds,
-            logins,
         },
     };
-    refuse_duplicates(&section, &listeners);
-    section.finish();
+    refuse_duplicates(section, &listeners);
     listeners
 }
 
@@ -260,6 +273,10 @@ fn limits(section: Option<Section<'_>>) -> Limits {
     let Some(mut section) = section else {
         return defaults;
     };
+    let message_octets = section.take("message_octets", |setting| match setting.octets()? {
+        0 => Err("lets no message through; write a size like \"150MiB\"".to_owned()),
+        octets => Ok(octets),
+    });
     let mut count = |key, default| section.take(key, Setting::count).unwrap_or(default);
     let limits = Limits {
         connections: count("connections", defaults.connections),
@@ -268,9 +285,9 @@ fn limits(section: Option<Section<'_>>) -> Limits {
             "upstream_connections_per_account",
             defaults.upstream_connections_per_account,
         ),
+        message_octets: message_octets.unwrap_or(defaults.message_octets),
+        recipients: count("recipients", defaults.recipients),
     };
-    section.not_yet("message_octets", "submission is");
-    section.not_yet("recipients", "submission is");
     section.finish();
     limits
 }
@@ -324,13 +341,16 @@ fn maildrop(section: Option<Section<'_>>, outer: &MaildropSettings) -> MaildropS
     settings
 }
 
+/// What holds for every upstream that does not say otherwise.
+struct Outer {
+    maildrop: MaildropSettings,
+    sender: SenderPolicy,
+}
+
 /// The `[upstream.NAME]`s by name; `None` are those with mistakes, which routes may name all the same.
 type Declared = BTreeMap<String, Option<Arc<Upstream>>>;
 
-fn upstreams_and_routes(
-    root: &mut Section<'_>,
-    outer: &MaildropSettings,
-) -> (Vec<Arc<Upstream>>, Routes) {
+fn upstreams_and_routes(root: &mut Section<'_>, outer: &Outer) -> (Vec<Arc<Upstream>>, Routes) {
     let sections = match root.section("upstream") {
         Some(mut section) => section.named_sections(),
         // Is there, but no section: that is reported already.
@@ -362,7 +382,7 @@ fn upstreams_and_routes(
     (declared.into_values().flatten().collect(), routes)
 }
 
-fn upstream(name: &str, mut section: Section<'_>, outer: &MaildropSettings) -> Option<Upstream> {
+fn upstream(name: &str, mut section: Section<'_>, outer: &Outer) -> Option<Upstream> {
     // A label in metrics, and what a variable can name.
     if name.is_empty()
         || !name
@@ -372,7 +392,8 @@ fn upstream(name: &str, mut section: Section<'_>, outer: &MaildropSettings) -> O
         section.problem_of_all("is not a name for an upstream; write it with a-z, 0-9, - and _");
     }
     let provider = section.take("provider", Setting::word::<Provider>);
-    let imap = endpoint_of(&mut section, provider);
+    let (imap, smtp) = endpoints_of(&mut section, provider);
+    let sender = submission::sender(Some(&mut section)).unwrap_or_else(|| outer.sender.clone());
     let ca_file = section.take("ca_file", |setting| {
         let path = setting.path()?;
         certificates(&path).map(|_| path)
@@ -382,12 +403,13 @@ fn upstream(name: &str, mut section: Section<'_>, outer: &MaildropSettings) -> O
         quirks.one_command_at_a_time = !pipelining;
     }
     let warm_connections = section.take("warm_connections", Setting::warm_connections);
-    let maildrop = maildrop(section.section("maildrop"), outer);
-    section.not_yet("smtp", "submission is");
+    let maildrop = maildrop(section.section("maildrop"), &outer.maildrop);
     section.finish();
     Some(Upstream {
         name: name.into(),
         imap: imap?,
+        smtp,
+        sender,
         ca_file,
         quirks,
         warm_connections: warm_connections
@@ -397,32 +419,43 @@ fn upstream(name: &str, mut section: Section<'_>, outer: &MaildropSettings) -> O
     })
 }
 
-/// `imap`, or else the provider's.
-fn endpoint_of(section: &mut Section<'_>, provider: Option<Provider>) -> Option<Endpoint> {
+/// `imap` and `smtp`, or else the provider's.
+fn endpoints_of(
+    section: &mut Section<'_>,
+    provider: Option<Provider>,
+) -> (Option<Endpoint>, Option<Endpoint>) {
     let allow_cleartext = section
         .take("allow_cleartext", Setting::switch)
         .unwrap_or(false);
-    let imap = section.take("imap", |setting| endpoint::imap(setting.text()?));
-    if let Some(imap) = &imap
-        && imap.security == EndpointSecurity::Clear
-        && !imap.is_loopback()
-        && !allow_cleartext
-    {
-        section.problem(
-            "imap",
-            &format!(
-                "\"{imap}\" would carry passwords readable over the network; write imaps:// or \
-                 imap+starttls://, or set allow_cleartext = true"
-            ),
-        );
-    }
+    let mut take = |key, service| {
+        let taken = section.take(key, |setting| endpoint::endpoint(setting.text()?, service));
+        if let Some(endpoint) = &taken
+            && endpoint.security == EndpointSecurity::Clear
+            && !endpoint.is_loopback()
+            && !allow_cleartext
+        {
+            section.problem(
+                key,
+                &format!(
+                    "\"{endpoint}\" would carry passwords readable over the network; write {key}s:// \
+                     or {key}+starttls://, or set allow_cleartext = true"
+                ),
+            );
+        }
+        taken
+    };
+    let imap = take("imap", Service::Imap);
+    let smtp = take("smtp", Service::Submission);
     if !section.has("imap") && !section.has("provider") {
         section.problem(
             "imap",
             "is missing; write imap = \"imaps://HOST\", or set provider",
         );
     }
-    imap.or_else(|| provider.map(Provider::imap))
+    (
+        imap.or_else(|| provider.map(Provider::imap)),
+        smtp.or_else(|| provider.map(Provider::submission)),
+    )
 }
 
 fn route(mut section: Section<'_>, declared: &Declared) -> Option<(GlobMatcher, Arc<Upstream>)> {

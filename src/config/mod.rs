@@ -17,6 +17,7 @@ mod provider;
 mod report;
 mod section;
 mod setting;
+mod submission;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -29,13 +30,16 @@ use serde::Deserialize;
 pub use self::layers::{Flags, environment};
 pub use self::load::admin_address;
 pub use self::report::Problems;
+pub use self::submission::{BareNewlines, SenderPolicy, SentCopy, Submission, Unauthenticated};
 use crate::maildrop::{DeletePolicy, UniqueIdFormat};
 
 /// Everything that the daemon needs to know before it binds its first socket.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where POP3 clients connect.
-    pub pop3: Listeners,
+    /// Where POP3 clients connect, and how they are served.
+    pub pop3: Pop3,
+    /// Where clients connect that send, and how they are served.
+    pub smtp: Submission,
     /// Where `/metrics`, `/livez` and `/readyz` are served; `None` switches them off.
     pub admin: Option<SocketAddr>,
     /// The certificate shown to clients; without it there is neither STLS nor implicit TLS.
@@ -61,10 +65,14 @@ impl Config {
     pub fn for_upstream(upstream: Upstream) -> Self {
         let upstream = Arc::new(upstream);
         Self {
-            pop3: Listeners {
-                clear: vec![loopback(1110)],
-                ..Listeners::default()
+            pop3: Pop3 {
+                listeners: Listeners {
+                    clear: vec![loopback(1110)],
+                    tls: Vec::new(),
+                },
+                ..Pop3::default()
             },
+            smtp: Submission::default(),
             admin: Some(loopback(9110)),
             tls: None,
             cleartext_login: CleartextLogin::default(),
@@ -92,6 +100,17 @@ fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
+/// `[pop3]`
+#[derive(Debug, Clone, Default)]
+pub struct Pop3 {
+    /// Where clients connect.
+    pub listeners: Listeners,
+    /// For clients that hang on what others take.
+    pub client_workarounds: Vec<ClientWorkaround>,
+    /// How logins are read, and how often they may come.
+    pub logins: Logins,
+}
+
 /// The addresses of one protocol.
 #[derive(Debug, Clone, Default)]
 pub struct Listeners {
@@ -99,10 +118,6 @@ pub struct Listeners {
     pub clear: Vec<SocketAddr>,
     /// TLS from the first octet (RFC 8314).
     pub tls: Vec<SocketAddr>,
-    /// For clients that hang on what others take.
-    pub client_workarounds: Vec<ClientWorkaround>,
-    /// How logins are read, and how often they may come.
-    pub logins: Logins,
 }
 
 /// How logins are read, and how often they may come.
@@ -188,6 +203,10 @@ pub struct Limits {
     pub connections_per_address: usize,
     /// Logged-in upstream connections of one account.
     pub upstream_connections_per_account: usize,
+    /// Of a message that is sent.
+    pub message_octets: u64,
+    /// Of a message that is sent.
+    pub recipients: usize,
 }
 
 impl Default for Limits {
@@ -196,6 +215,8 @@ impl Default for Limits {
             connections: 10_000,
             connections_per_address: 100,
             upstream_connections_per_account: 10,
+            message_octets: 150 * 1024 * 1024,
+            recipients: 1000,
         }
     }
 }
@@ -207,6 +228,10 @@ pub struct Upstream {
     pub name: Arc<str>,
     /// Where its IMAP service is.
     pub imap: Endpoint,
+    /// Where its submission service is, if mail can be sent through it.
+    pub smtp: Option<Endpoint>,
+    /// As whom its users may send.
+    pub sender: SenderPolicy,
     /// A PEM file that replaces the system's roots.
     pub ca_file: Option<PathBuf>,
     /// What this provider needs beyond what its capabilities say.
@@ -223,6 +248,8 @@ impl Upstream {
         Self {
             name: name.into(),
             imap,
+            smtp: None,
+            sender: SenderPolicy::default(),
             ca_file: None,
             quirks: Quirks::default(),
             warm_connections: WARM_CONNECTIONS,
@@ -234,12 +261,23 @@ impl Upstream {
 /// A host, a port, and how TLS begins there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
+    /// What is spoken there.
+    pub service: Service,
     /// A DNS name or an IP address (without brackets); also the name that the certificate must carry.
     pub host: String,
     /// TCP port.
     pub port: u16,
     /// How TLS begins.
     pub security: EndpointSecurity,
+}
+
+/// What an upstream does for us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    /// It has the mailboxes.
+    Imap,
+    /// It sends mail.
+    Submission,
 }
 
 /// How TLS begins on a connection to an upstream.
@@ -262,6 +300,10 @@ pub struct Quirks {
     pub trash_folder: Option<String>,
     /// The folder that `archive` means, likewise.
     pub archive_folder: Option<String>,
+    /// The folder of sent mail, likewise.
+    pub sent_folder: Option<String>,
+    /// What is sent through it is in that folder without anybody else's doing.
+    pub keeps_sent_copies: bool,
 }
 
 /// `[maildrop]`, `[upstream.NAME.maildrop]`; the nearest wins, key by key.

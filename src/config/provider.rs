@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Endpoint, EndpointSecurity, Quirks, WARM_CONNECTIONS};
+use super::{Endpoint, EndpointSecurity, Quirks, Service, WARM_CONNECTIONS};
 
 /// A provider with a preset.
 ///
@@ -56,6 +56,29 @@ impl Provider {
             Self::Gmx => ("imap.gmx.net", 993, EndpointSecurity::Implicit),
         };
         Endpoint {
+            service: Service::Imap,
+            host: host.to_owned(),
+            port,
+            security,
+        }
+    }
+
+    /// Where its submission service is.
+    pub(super) fn submission(self) -> Endpoint {
+        let (host, port, security) = match self {
+            Self::Gmail => ("smtp.gmail.com", 465, EndpointSecurity::Implicit),
+            Self::Outlook => ("smtp.office365.com", 587, EndpointSecurity::StartTls),
+            Self::Icloud => ("smtp.mail.me.com", 587, EndpointSecurity::StartTls),
+            Self::Yahoo => ("smtp.mail.yahoo.com", 465, EndpointSecurity::Implicit),
+            Self::Fastmail => ("smtp.fastmail.com", 465, EndpointSecurity::Implicit),
+            Self::Zoho => ("smtp.zoho.com", 465, EndpointSecurity::Implicit),
+            Self::ProtonBridge => ("127.0.0.1", 1025, EndpointSecurity::StartTls),
+            Self::Netease => ("smtp.163.com", 465, EndpointSecurity::Implicit),
+            Self::Yandex => ("smtp.yandex.com", 465, EndpointSecurity::Implicit),
+            Self::Gmx => ("mail.gmx.net", 465, EndpointSecurity::Implicit),
+        };
+        Endpoint {
+            service: Service::Submission,
             host: host.to_owned(),
             port,
             security,
@@ -86,10 +109,23 @@ impl Provider {
             Self::Zoho | Self::Yandex => (Some("Trash"), None),
             Self::Yahoo | Self::Fastmail | Self::Netease | Self::Gmx => (None, None),
         };
+        let sent_folder = match self {
+            Self::Gmail => Some("[Gmail]/Sent Mail"),
+            Self::Outlook => Some("Sent Items"),
+            Self::Icloud => Some("Sent Messages"),
+            Self::ProtonBridge | Self::Zoho | Self::Yandex => Some("Sent"),
+            Self::Yahoo | Self::Fastmail | Self::Netease | Self::Gmx => None,
+        };
+        let keeps_sent_copies = matches!(
+            self,
+            Self::Gmail | Self::Outlook | Self::Zoho | Self::ProtonBridge
+        );
         Quirks {
             one_command_at_a_time: self == Self::Outlook,
             trash_folder: trash_folder.map(str::to_owned),
             archive_folder: archive_folder.map(str::to_owned),
+            sent_folder: sent_folder.map(str::to_owned),
+            keeps_sent_copies,
         }
     }
 }

@@ -1,16 +1,18 @@
-//! `popgate demo`: a *sample* IMAP upstream on loopback, in memory, and the proxy in front of it.
+//! `popgate demo`: a *sample* IMAP and submission upstream on loopback, in memory, and the proxy in front of it.
 //!
-//! The sample speaks real IMAP over real sockets, so that what a first look shows is what popgate
+//! The sample speaks real IMAP and SMTP over real sockets, so that what a first look shows is what popgate
 //! does. It also serves tests as a quick upstream. It is no mail server: user and password are
 //! public, and everything is gone when it stops.
 //!
-//! [`mailbox`] has the mail, `imap` the conversation, `messages` what a mailbox begins with.
+//! [`mailbox`] has the mail, `imap` and `submission` the conversations, `messages` what a mailbox
+//! begins with.
 
 mod date;
 mod imap;
 pub mod mailbox;
 mod messages;
 mod rfc822;
+mod submission;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -24,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::date::InternalDate;
 use self::mailbox::SampleStore;
-use crate::config::{Config, Endpoint, EndpointSecurity, Upstream};
+use crate::config::{Config, Endpoint, EndpointSecurity, Service, Upstream};
 
 /// The only user of the sample.
 pub const USER: &str = "demo";
@@ -38,16 +40,19 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// A pause after `accept` failed, as it does without file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The sample IMAP server, bound but not yet running.
+/// The sample servers, bound but not yet running.
 #[derive(Debug)]
 pub struct SampleUpstream {
     listener: TcpListener,
     local_address: SocketAddr,
+    submission: TcpListener,
+    submission_address: SocketAddr,
     store: SampleStore,
 }
 
 impl SampleUpstream {
-    /// Takes a loopback address, port 0 for any; refuses every other one.
+    /// Takes a loopback address for IMAP, port 0 for any; refuses every other one. Submission gets a
+    /// port of its own on the same address.
     pub async fn bind(address: SocketAddr) -> io::Result<Self> {
         if !address.ip().to_canonical().is_loopback() {
             return Err(io::Error::new(
@@ -60,6 +65,8 @@ impl SampleUpstream {
         }
         let listener = TcpListener::bind(address).await?;
         let local_address = listener.local_addr()?;
+        let submission = TcpListener::bind((address.ip(), 0)).await?;
+        let submission_address = submission.local_addr()?;
         // The mail of another run is other mail, which its UIDs must not be taken for.
         let now = InternalDate::now().unix_seconds();
         let store = SampleStore::new(u32::try_from(now).unwrap_or(1).max(1));
@@ -67,13 +74,20 @@ impl SampleUpstream {
         Ok(Self {
             listener,
             local_address,
+            submission,
+            submission_address,
             store,
         })
     }
 
-    /// Where it listens.
+    /// Where it listens for IMAP.
     pub fn local_address(&self) -> SocketAddr {
         self.local_address
+    }
+
+    /// Where it listens for submission.
+    pub fn submission_address(&self) -> SocketAddr {
+        self.submission_address
     }
 
     /// The mail, to look at or to change while it runs.
@@ -86,10 +100,11 @@ impl SampleUpstream {
         let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let mut connections = JoinSet::new();
         loop {
-            let accepted = tokio::select! {
+            let (service, accepted) = tokio::select! {
                 () = shutdown.cancelled() => break,
                 Some(_) = connections.join_next() => continue,
-                accepted = self.listener.accept() => accepted,
+                accepted = self.listener.accept() => (Service::Imap, accepted),
+                accepted = self.submission.accept() => (Service::Submission, accepted),
             };
             let Ok((stream, _)) = accepted else {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -98,10 +113,15 @@ impl SampleUpstream {
             let (store, shutdown) = (self.store.clone(), shutdown.clone());
             match Arc::clone(&permits).try_acquire_owned() {
                 Ok(permit) => connections.spawn(async move {
-                    serve(stream, store, shutdown).await;
+                    serve(service, stream, store, shutdown).await;
                     drop(permit);
                 }),
-                Err(_) => connections.spawn(imap::turn_away(stream)),
+                Err(_) => match service {
+                    Service::Imap => connections.spawn(imap::turn_away(stream)),
+                    Service::Submission => {
+                        connections.spawn(submission::turn_away(Box::new(stream)))
+                    }
+                },
             };
         }
         let farewell = async { while connections.join_next().await.is_some() {} };
@@ -110,10 +130,18 @@ impl SampleUpstream {
     }
 }
 
-async fn serve(stream: TcpStream, store: SampleStore, shutdown: CancellationToken) {
+async fn serve(
+    service: Service,
+    stream: TcpStream,
+    store: SampleStore,
+    shutdown: CancellationToken,
+) {
     // Replies are written whole; without it they would wait for the client's acknowledgement.
     let _ = stream.set_nodelay(true);
-    imap::serve(stream, store, shutdown).await;
+    match service {
+        Service::Imap => imap::serve(stream, store, shutdown).await,
+        Service::Submission => submission::serve(Box::new(stream), store, shutdown).await,
+    }
 }
 
 /// Where the parts of the demo are.
@@ -121,21 +149,29 @@ async fn serve(stream: TcpStream, store: SampleStore, shutdown: CancellationToke
 pub struct Addresses {
     /// Where the proxy is to listen for POP3 clients.
     pub pop3: SocketAddr,
+    /// Where the proxy is to listen for clients that send.
+    pub smtp: SocketAddr,
     /// Where the proxy is to serve `/metrics` and the like.
     pub admin: SocketAddr,
     /// Where the sample upstream listens: IMAP in clear text.
     pub upstream: SocketAddr,
+    /// Where it takes mail, likewise.
+    pub submission_upstream: SocketAddr,
 }
 
 /// The settings of the proxy in front of the sample.
 pub fn settings(addresses: Addresses) -> Config {
-    let sample = Endpoint {
-        host: addresses.upstream.ip().to_string(),
-        port: addresses.upstream.port(),
+    let endpoint = |service, address: SocketAddr| Endpoint {
+        service,
+        host: address.ip().to_string(),
+        port: address.port(),
         security: EndpointSecurity::Clear,
     };
-    let mut config = Config::for_upstream(Upstream::new("sample", sample));
-    config.pop3.clear = vec![addresses.pop3];
+    let mut sample = Upstream::new("sample", endpoint(Service::Imap, addresses.upstream));
+    sample.smtp = Some(endpoint(Service::Submission, addresses.submission_upstream));
+    let mut config = Config::for_upstream(sample);
+    config.pop3.listeners.clear = vec![addresses.pop3];
+    config.smtp.listeners.clear = vec![addresses.smtp];
     config.admin = Some(addresses.admin);
     config
 }
@@ -156,14 +192,16 @@ where
         ));
     }
     let ports = Ports::above(port_base);
-    for port in [ports.pop3, ports.admin] {
+    for port in [ports.pop3, ports.smtp, ports.admin] {
         check_free(port).await?;
     }
     let upstream = SampleUpstream::bind(loopback(0)).await?;
     let addresses = Addresses {
         pop3: loopback(ports.pop3),
+        smtp: loopback(ports.smtp),
         admin: loopback(ports.admin),
         upstream: upstream.local_address(),
+        submission_upstream: upstream.submission_address(),
     };
     print(&instructions(port_base))?;
     let upstream_shutdown = CancellationToken::new();
@@ -178,21 +216,24 @@ where
 
 /// What a person at a terminal is told.
 pub fn instructions(port_base: u16) -> String {
-    let Ports { pop3, admin } = Ports::above(port_base);
+    let Ports { pop3, smtp, admin } = Ports::above(port_base);
     format!(
         "\
 popgate demo: a sample mailbox behind the real proxy, on this machine only.
 
-The sample is an IMAP server with a few messages that live in memory: nothing
-is sent anywhere, nothing is kept. User {USER}, password {PASSWORD}.
+The sample is an IMAP and submission server with a few messages that live in
+memory: what is sent arrives in the sample mailbox and nowhere else, nothing is
+kept. User {USER}, password {PASSWORD}.
 
 List the messages:      curl pop3://127.0.0.1:{pop3}/ --user {USER}:{PASSWORD}
 Read the first one:     curl pop3://127.0.0.1:{pop3}/1 --user {USER}:{PASSWORD}
 Delete the last one:    curl --head --request DELE pop3://127.0.0.1:{pop3}/{last} --user {USER}:{PASSWORD}
+Send a message:         printf 'Subject: hello\n\nI was sent.\n' | curl smtp://127.0.0.1:{smtp}/ --user {USER}:{PASSWORD} --mail-from me@example.org --mail-rcpt you@example.org --upload-file - --crlf
 See what was counted:   curl http://127.0.0.1:{admin}/metrics
 
 With a mail client: a POP3 account on server 127.0.0.1, port {pop3}, no encryption
-(connection security \"None\"), user {USER}, password {PASSWORD} (\"normal password\").
+(connection security \"None\"), user {USER}, password {PASSWORD} (\"normal password\");
+outgoing server (SMTP) 127.0.0.1, port {smtp}, the same.
 
 Ctrl-C stops it.
 ",
@@ -203,17 +244,19 @@ Ctrl-C stops it.
 /// The ports of the demo, as far from each other as their usual numbers.
 struct Ports {
     pop3: u16,
+    smtp: u16,
     admin: u16,
 }
 
 impl Ports {
-    /// Submission has no service yet, but it has its place: 2587 above 2110.
+    /// 2587 above 2110.
     const SUBMISSION_OFFSET: u16 = 477;
     const ADMIN_OFFSET: u16 = 70;
 
     fn above(port_base: u16) -> Self {
         Self {
             pop3: port_base,
+            smtp: port_base.saturating_add(Self::SUBMISSION_OFFSET),
             admin: port_base.saturating_add(Self::ADMIN_OFFSET),
         }
     }
@@ -332,6 +375,7 @@ mod tests {
             "curl pop3://127.0.0.1:2110/ --user demo:demo\n",
             "curl pop3://127.0.0.1:2110/1 --user demo:demo\n",
             "curl --head --request DELE pop3://127.0.0.1:2110/8 --user demo:demo\n",
+            "curl smtp://127.0.0.1:2587/ --user demo:demo --mail-from me@example.org ",
             "curl http://127.0.0.1:2180/metrics\n",
             "sample",
             "memory",

@@ -8,7 +8,10 @@ use super::grammar::{Parsed, atom, blanks};
 
 /// What an upstream says that it can do, as far as we would use it.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Capabilities(u32);
+pub struct Capabilities {
+    flags: u32,
+    append_limit: Option<u64>,
+}
 
 /// Names in CAPABILITY that change what we do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,17 +109,22 @@ const REV2_BASE: &[Capability] = &[
 impl Capabilities {
     /// Whether the upstream offers this, by name or as part of IMAP4rev2.
     pub fn has(self, capability: Capability) -> bool {
-        self.0 & (1 << capability as u32) != 0
+        self.flags & (1 << capability as u32) != 0
     }
 
     /// Adds one, and what it implies.
     pub fn insert(&mut self, capability: Capability) {
-        self.0 |= 1 << capability as u32;
+        self.flags |= 1 << capability as u32;
         if capability == Capability::Imap4Rev2 {
             for implied in REV2_BASE {
                 self.insert(*implied);
             }
         }
+    }
+
+    /// Octets of a message that APPEND takes (RFC 7889), if that is said for all mailboxes.
+    pub fn append_limit(self) -> Option<u64> {
+        self.append_limit
     }
 
     /// Their names, as in CAPABILITY, for a person to read.
@@ -138,6 +146,10 @@ pub(super) fn capabilities(input: &[u8]) -> Parsed<'_, Capabilities> {
                 .find(|(known, _)| name.eq_ignore_ascii_case(known.as_bytes()));
             if let Some((_, capability)) = known {
                 capabilities.insert(*capability);
+            }
+            if let Some((b"APPENDLIMIT=", digits)) = name.split_at_checked(12) {
+                let digits = std::str::from_utf8(digits).ok();
+                capabilities.append_limit = digits.and_then(|digits| digits.parse().ok());
             }
             capabilities
         },

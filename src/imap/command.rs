@@ -1,6 +1,10 @@
 //! Commands (RFC 3501 §6), written so that no argument can become a second command.
 
+mod append;
+
 use zeroize::Zeroizing;
+
+pub use append::AppendedHeader;
 
 use super::capability::{Capabilities, Capability};
 use super::fetch::HIDDEN_KEYWORD;
@@ -14,7 +18,7 @@ use crate::secret::Secret;
 pub const UIDS_MAX: u32 = 200;
 
 /// Octets up to which LITERAL- (RFC 7888 §4) lets a literal go without waiting.
-const LITERAL_MINUS_OCTETS_MAX: usize = 4096;
+const LITERAL_MINUS_OCTETS_MAX: u64 = 4096;
 
 /// A command without its tag, ready for the wire.
 #[derive(PartialEq, Eq)]
@@ -46,13 +50,14 @@ pub enum CommandName {
     Copy,
     Move,
     Expunge,
+    Append,
     Noop,
     Logout,
 }
 
 impl CommandName {
     /// All of them, for metrics that start at zero.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Capability,
         Self::StartTls,
         Self::Authenticate,
@@ -70,6 +75,7 @@ impl CommandName {
         Self::Copy,
         Self::Move,
         Self::Expunge,
+        Self::Append,
         Self::Noop,
         Self::Logout,
     ];
@@ -94,6 +100,7 @@ impl CommandName {
             Self::Copy => "copy",
             Self::Move => "move",
             Self::Expunge => "expunge",
+            Self::Append => "append",
             Self::Noop => "noop",
             Self::Logout => "logout",
         }
@@ -528,21 +535,31 @@ impl Writer {
     }
 
     fn literal(&mut self, value: &[u8], literals: Literals) {
+        self.announce(value.len() as u64, literals);
+        self.octets(value);
+    }
+
+    /// The head of a literal.
+    fn announce(&mut self, octets: u64, literals: Literals) {
         let waits = match literals {
             Literals::Plus => false,
-            Literals::Minus => value.len() > LITERAL_MINUS_OCTETS_MAX,
+            Literals::Minus => octets > LITERAL_MINUS_OCTETS_MAX,
             Literals::Synchronizing => true,
         };
         let plus = if waits { "" } else { "+" };
-        self.text(&format!("{{{}{plus}}}\r\n", value.len()));
+        self.text(&format!("{{{octets}{plus}}}\r\n"));
         if waits {
             self.pauses.push(self.octets.len());
         }
-        self.octets(value);
     }
 
     fn end(mut self) -> Command {
         self.text("\r\n");
+        self.unfinished()
+    }
+
+    /// A command whose end somebody else writes.
+    fn unfinished(self) -> Command {
         Command {
             name: self.name,
             octets: self.octets,

@@ -171,6 +171,8 @@ pub enum SpecialUse {
     Archive,
     /// `\Trash`
     Trash,
+    /// `\Sent`
+    Sent,
 }
 
 impl Response {
@@ -348,6 +350,7 @@ fn listed(input: &[u8]) -> Parsed<'_, Listed> {
         parenthesized(input, |attribute| {
             match attribute.to_ascii_lowercase().as_slice() {
                 b"\\trash" => special_use = Some(SpecialUse::Trash),
+                b"\\sent" => special_use = Some(SpecialUse::Sent),
                 b"\\archive" => special_use = Some(SpecialUse::Archive),
                 b"\\all" | b"\\allmail" => special_use = Some(SpecialUse::All),
                 b"\\noselect" | b"\\nonexistent" => selectable = false,

@@ -1,6 +1,8 @@
 //! The conversations; the only place where client and upstream meet.
 
 pub mod pop3;
+mod sasl_exchange;
+pub mod submission;
 pub mod survey;
 
 use std::fmt;
@@ -18,6 +20,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::imap::capability::{Capabilities, Capability};
 use crate::line_stream::{LineError, LineStream};
 use crate::metrics::Metrics;
+use crate::sasl::Credential;
 use crate::state::{Listings, Memory};
 use crate::tls::{self, TlsAcceptor};
 
@@ -41,6 +44,8 @@ pub struct Gateway {
     pub read_ahead_octets: u64,
     /// For clients that hang on what others take.
     pub client_workarounds: Vec<ClientWorkaround>,
+    /// What those share that send mail.
+    pub submission: submission::Service,
     /// No new logins any more.
     pub draining: CancellationToken,
     /// No transaction any more either.
@@ -85,6 +90,15 @@ impl Gateway {
         self.client_workarounds.contains(&what)
     }
 
+    /// The credential that a client would have sent, had it been able to.
+    fn as_meant(&self, typed: Credential) -> Credential {
+        let readable = match self.works_around(ClientWorkaround::Latin1Logins) {
+            true => typed.read_as_latin1(),
+            false => typed,
+        };
+        readable.with_at_sign(|login| self.accounts.delimiter(login))
+    }
+
     /// Whether this client may send a password now.
     fn permits_login(&self, client: &Client) -> bool {
         client.secure
@@ -112,8 +126,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// The server's half of STLS, after the client was told to begin. What it sent before is
-    /// discarded, whatever it was (RFC 2595 §4).
+    /// The server's half of STLS or STARTTLS, after the client was told to begin. What it sent before is
+    /// discarded, whatever it was (RFC 2595 §4, RFC 3207 §4.2).
     ///
     /// # Errors
     /// When the handshake fails.
@@ -174,6 +188,10 @@ pub enum SessionEnd {
     ForeignProtocol,
     /// Too many logins that were refused.
     TooManyLogins,
+    /// The client sends a message without end.
+    MessageEndless,
+    /// Nobody can tell any more what of the client's octets are commands.
+    OutOfStep,
     /// The TLS handshake failed.
     TlsFailed(String),
     /// The upstream failed, so that there is nothing more to be done.
@@ -186,7 +204,7 @@ pub enum SessionEnd {
 
 impl SessionEnd {
     /// All labels of [`SessionEnd::label`], and `quit`.
-    pub const LABELS: [&'static str; 13] = [
+    pub const LABELS: [&'static str; 15] = [
         "quit",
         "client_closed",
         "client_idle",
@@ -196,6 +214,8 @@ impl SessionEnd {
         "too_many_mistakes",
         "foreign_protocol",
         "too_many_logins",
+        "message_endless",
+        "out_of_step",
         "tls_failed",
         "upstream_failed",
         "update_incomplete",
@@ -213,6 +233,8 @@ impl SessionEnd {
             Self::TooManyMistakes => "too_many_mistakes",
             Self::ForeignProtocol => "foreign_protocol",
             Self::TooManyLogins => "too_many_logins",
+            Self::MessageEndless => "message_endless",
+            Self::OutOfStep => "out_of_step",
             Self::TlsFailed(_) => "tls_failed",
             Self::Upstream(_) => "upstream_failed",
             Self::UpdateIncomplete(_) => "update_incomplete",

@@ -1,4 +1,4 @@
-//! [`survey`]: which promises hold at an upstream, for `popgate check --online`.
+//! [`survey`] and [`survey_submission`]: which promises hold at an upstream, for `popgate check --online`.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -45,6 +45,38 @@ pub async fn survey(
         }
     }
     imap.logout().await;
+    Ok(report)
+}
+
+/// The same of its submission service; no message is sent.
+///
+/// # Errors
+/// With the kind that decides about the exit code.
+pub async fn survey_submission(
+    upstream: &Arc<Upstream>,
+    credential: Option<&Credential>,
+    hostname: &str,
+) -> Result<String, Failure> {
+    let mut report = String::new();
+    let mut connection = upstream.connect_submission(hostname).await?;
+    tell(
+        &mut report,
+        "submission: connection, certificate, greeting",
+        "ok",
+    );
+    let extensions = connection.extensions();
+    let names: Vec<&str> = extensions.names().collect();
+    tell(&mut report, "submission: what it can", &names.join(" "));
+    let size = match extensions.size() {
+        Some(octets) => format!("{octets} octets"),
+        None => "not told".to_owned(),
+    };
+    tell(&mut report, "submission: largest message", &size);
+    if let Some(credential) = credential {
+        connection.authenticate(credential).await?;
+        tell(&mut report, "submission: login", "ok");
+    }
+    connection.quit().await;
     Ok(report)
 }
 

@@ -1,5 +1,6 @@
 //! [`ImapClient`]: one connection to an IMAP server, from greeting to LOGOUT.
 
+mod append;
 mod body;
 mod flight;
 mod folders;

@@ -1,8 +1,9 @@
-//! I/O with the provider: [`Upstream`] dials, [`ImapClient`] converses.
+//! I/O with the provider: [`Upstream`] dials, [`ImapClient`] and [`SubmissionClient`] converse.
 
 mod dial;
 mod imap_client;
 mod literal;
+mod submission_client;
 mod warm;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +15,7 @@ use tokio_rustls::TlsConnector;
 pub use dial::{Dial, Dialling, TcpDialer};
 pub use imap_client::{Folders, ImapClient, Selected, Target};
 pub use literal::LiteralReader;
+pub use submission_client::SubmissionClient;
 use warm::Warm;
 
 use crate::config::{self, Endpoint, EndpointSecurity};
@@ -21,6 +23,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::imap::capability::Capabilities;
 use crate::line_stream::{ByteStream, LineStream};
 use crate::metrics::Metrics;
+use crate::smtp::extension::Extensions;
 use crate::tls;
 
 /// One configured upstream, shared by all sessions.
@@ -48,6 +51,8 @@ pub struct Seen {
     pub octets_on_the_way: u64,
     /// Whether it has answered commands in another order than that in which they were sent.
     pub answers_out_of_order: bool,
+    /// Of its submission service, under TLS.
+    pub submission: Option<Extensions>,
 }
 
 impl Upstream {

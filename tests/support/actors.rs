@@ -1,20 +1,24 @@
 //! [`run`]: a transcript acted out by a client and an upstream that each know only their own part, so
 //! that something may break.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
 use super::end::End;
-use super::pop3_client::{Reply, all_are_answered, replies};
 use super::script::{Act, Side, Transcript};
 use super::spelling::{complete_lines, without_references};
 use super::stage::{Faults, Scenery, Stage};
 use super::tls::Tls;
+use super::{pop3_client, smtp_client};
 
 /// How long popgate may take for a reply: an upstream that stalls is given up after 30 seconds, and
 /// nothing waits for more than two such limits in a row.
 const REPLY_MAX: Duration = Duration::from_secs(65);
+
+/// The same of a submission: an upstream may think about a message for ten minutes.
+const SUBMISSION_REPLY_MAX: Duration = Duration::from_secs(10 * 60 + 65);
 
 /// Longer than any limit of popgate's.
 const FOR_EVER: Duration = Duration::from_secs(24 * 60 * 60);
@@ -24,8 +28,10 @@ const FOR_EVER: Duration = Duration::from_secs(24 * 60 * 60);
 pub(crate) struct Run {
     /// What each client heard, without session references.
     pub(crate) heard: Vec<Vec<u8>>,
-    /// The same as replies to what it said, as far as popgate read that.
-    pub(crate) replies: Vec<Vec<Reply>>,
+    /// What each said, as far as popgate read that.
+    pub(crate) said: Vec<Vec<u8>>,
+    /// Both together, of clients of POP3.
+    pub(crate) replies: Vec<Vec<pop3_client::Reply>>,
     /// Whether the connection had ended, by whomsoever, when the client was at its end.
     pub(crate) closed: Vec<bool>,
     /// What was said to the upstream on each connection.
@@ -137,7 +143,7 @@ impl Actors<'_> {
                 self.asked = Some(Instant::now());
             }
             Act::ClientHears(_) => return self.wait_for_replies(client).await,
-            Act::GetToKnow => self.stage.get_to_know(),
+            Act::GetToKnow => self.stage.get_to_know(self.transcript),
             Act::KeepWarm => self.stage.keep_warm(),
             Act::Wait(time) => {
                 self.let_act().await?;
@@ -176,17 +182,28 @@ impl Actors<'_> {
             let is_here = self.has_heard_all(client)
                 || end.wire.is_closed_by_popgate()
                 || end.wire.is_broken()
-                || all_are_answered(end.said(), &self.run.heard[client]);
+                || self.are_all_answered(end.said(), &self.run.heard[client]);
             if is_here {
                 self.asked = None;
                 return Ok(());
             }
             let since = *self.asked.get_or_insert_with(Instant::now);
             self.wait_for_popgate().await?;
-            if since.elapsed() > REPLY_MAX {
+            let reply_max = match self.transcript.submission {
+                false => REPLY_MAX,
+                true => SUBMISSION_REPLY_MAX,
+            };
+            if since.elapsed() > reply_max {
                 return Err(format!("no reply within {:?}", since.elapsed()));
             }
             self.let_act().await?;
+        }
+    }
+
+    fn are_all_answered(&self, said: &[u8], heard: &[u8]) -> bool {
+        match self.transcript.submission {
+            false => pop3_client::all_are_answered(said, heard),
+            true => smtp_client::all_are_answered(said, heard),
         }
     }
 
@@ -295,6 +312,9 @@ impl Actors<'_> {
 
     /// Nothing is changed before a whole QUIT has been read.
     fn only_quit_changes(&mut self) -> Result<(), String> {
+        if self.transcript.submission {
+            return Ok(());
+        }
         for (number, upstream) in self.upstreams.iter_mut().enumerate() {
             let unchecked = &self.run.commands[number][upstream.checked..];
             for line in complete_lines(unchecked) {
@@ -331,10 +351,15 @@ impl Actors<'_> {
             let session = &mut self.stage.clients[number].session;
             session.await.map_err(|error| format!("panic: {error}"))?;
         }
+        self.finish_copies().await?;
         self.listen()?;
         self.only_quit_changes()?;
         for (client, heard) in self.clients.iter().zip(&self.run.heard) {
-            self.run.replies.push(replies(client.delivered(), heard));
+            self.run.said.push(client.delivered().to_vec());
+            self.run.replies.push(match self.transcript.submission {
+                false => pop3_client::replies(client.delivered(), heard),
+                true => Vec::new(),
+            });
             self.run.client_octets.push(client.wire.delivered_octets());
         }
         for upstream in &self.upstreams {
@@ -345,6 +370,20 @@ impl Actors<'_> {
             self.run.dial_octets.push(octets.unwrap_or(0));
         }
         Ok(self.run)
+    }
+
+    /// A copy of sent mail that is still on its way would open its connections in the next play.
+    async fn finish_copies(&mut self) -> Result<(), String> {
+        self.stage.gateway.draining.cancel();
+        let copies = self.stage.gateway.submission.copies.clone();
+        let mut finished = pin!(copies.finish(FOR_EVER));
+        loop {
+            self.let_act().await?;
+            tokio::select! {
+                () = &mut finished => return Ok(()),
+                something = self.wait_for_popgate() => something?,
+            }
+        }
     }
 }
 

@@ -9,8 +9,10 @@
 pub(crate) mod actors;
 pub(crate) mod end;
 pub(crate) mod fetches;
+pub(crate) mod pairing;
 pub(crate) mod pop3_client;
 pub(crate) mod script;
+pub(crate) mod smtp_client;
 pub(crate) mod spelling;
 pub(crate) mod stage;
 pub(crate) mod tls;
@@ -21,9 +23,21 @@ use std::path::{Path, PathBuf};
 
 use script::Transcript;
 
-/// All transcripts, in the order of their names. `TRANSCRIPT=retrieve/top` picks those whose name
+/// The transcripts of POP3, in the order of their names. `TRANSCRIPT=retrieve/top` picks those whose name
 /// contains that.
 pub(crate) fn transcripts() -> Vec<Transcript> {
+    let all = all_transcripts().into_iter();
+    all.filter(|transcript| !transcript.submission).collect()
+}
+
+/// Those of submission, likewise.
+pub(crate) fn submission_transcripts() -> Vec<Transcript> {
+    let all = all_transcripts().into_iter();
+    all.filter(|transcript| transcript.submission).collect()
+}
+
+/// Both.
+pub(crate) fn all_transcripts() -> Vec<Transcript> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts");
     let wanted = std::env::var("TRANSCRIPT").unwrap_or_default();
     let mut files = Vec::new();

@@ -9,6 +9,7 @@
 //! toml [[route]]                  a line of the config file
 //! address 192.0.2.7               where the clients come from; 127.0.0.1 if not said
 //! secure                          the clients came in by implicit TLS
+//! submission                      the clients send mail; the upstream of a `dial` may be either service's
 //! without tls                     TLS towards the upstream is left out, to be able to read along
 //! in one piece                    what is sent at once must come at once: trickled it means other things
 //!
@@ -49,6 +50,7 @@ use std::time::Duration;
 
 use super::spelling;
 
+#[derive(Clone)]
 pub(crate) struct Transcript {
     pub(crate) name: String,
     /// Environment variables for `Config::load`.
@@ -57,6 +59,7 @@ pub(crate) struct Transcript {
     pub(crate) toml: String,
     pub(crate) address: IpAddr,
     pub(crate) secure: bool,
+    pub(crate) submission: bool,
     pub(crate) without_tls: bool,
     pub(crate) in_one_piece: bool,
     pub(crate) steps: Vec<Step>,
@@ -65,6 +68,7 @@ pub(crate) struct Transcript {
     pub(crate) dials: Vec<Dialled>,
 }
 
+#[derive(Clone)]
 pub(crate) struct Step {
     /// In the file, for messages.
     pub(crate) line: usize,
@@ -161,18 +165,16 @@ struct Line {
 fn included(text: &str, scene: &dyn Fn(&str) -> String) -> Vec<Line> {
     let mut lines = Vec::new();
     for (index, text) in text.lines().enumerate() {
-        let text = match text.strip_prefix("include ") {
-            Some(call) => {
-                let (name, argument) = call.split_once(' ').unwrap_or((call, ""));
-                scene(name).replace("$1", argument)
-            }
-            None => text.to_owned(),
-        };
         let number = index + 1;
-        lines.extend(text.lines().map(|line| Line {
-            number,
-            text: line.to_owned(),
-        }));
+        let Some(call) = text.strip_prefix("include ") else {
+            let text = text.to_owned();
+            lines.push(Line { number, text });
+            continue;
+        };
+        let (name, argument) = call.split_once(' ').unwrap_or((call, ""));
+        let text = scene(name).replace("$1", argument);
+        let of_scene = included(&text, scene).into_iter();
+        lines.extend(of_scene.map(|line| Line { number, ..line }));
     }
     lines
 }
@@ -204,6 +206,7 @@ impl Parser {
                 toml: String::new(),
                 address: Ipv4Addr::LOCALHOST.into(),
                 secure: false,
+                submission: false,
                 without_tls: false,
                 in_one_piece: false,
                 steps: Vec::new(),
@@ -258,6 +261,7 @@ impl Parser {
         } else {
             match text {
                 "secure" => self.transcript.secure = true,
+                "submission" => self.transcript.submission = true,
                 "without tls" => self.transcript.without_tls = true,
                 "in one piece" => self.transcript.in_one_piece = true,
                 _ => return Ok(false),

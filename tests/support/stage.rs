@@ -8,6 +8,7 @@ use std::time::Duration;
 use popgate::account::Accounts;
 use popgate::config::{Config, Endpoint, EndpointSecurity, Flags};
 use popgate::line_stream::{ByteStream, LineStream};
+use popgate::session::submission::{self, SentCopies};
 use popgate::session::{Client, Gateway, pop3};
 use popgate::state::{Listings, Memory};
 use popgate::upstream::{Dial, Dialling, Upstream};
@@ -126,6 +127,10 @@ impl<'a> Scenery<'a> {
             tls: self.model.tls.clone(),
             read_ahead_octets: self.model.read_ahead_octets,
             client_workarounds: self.model.client_workarounds.clone(),
+            submission: submission::Service {
+                copies: SentCopies::default(),
+                ..self.model.submission.clone()
+            },
             draining: CancellationToken::new(),
             drained: CancellationToken::new(),
         };
@@ -168,19 +173,35 @@ impl Stage {
             lines: LineStream::new(Box::new(end), gateway.timeouts.login),
             address: transcript.address,
             secure: transcript.secure,
-            listener: if transcript.secure { "pop3s" } else { "pop3" },
+            listener: match (transcript.submission, transcript.secure) {
+                (false, false) => "pop3",
+                (false, true) => "pop3s",
+                (true, false) => "smtp",
+                (true, true) => "smtps",
+            },
         };
-        let session =
-            tokio::spawn(async move { pop3::serve(client, &gateway, Instant::now()).await });
+        let is_submission = transcript.submission;
+        let session = tokio::spawn(async move {
+            match is_submission {
+                false => pop3::serve(client, &gateway, Instant::now()).await,
+                true => submission::serve(client, &gateway, Instant::now()).await,
+            }
+        });
         self.clients.push(ClientLeg { wire, session });
     }
 
-    /// As popgate does when it starts.
-    pub(crate) fn get_to_know(&self) {
+    /// As popgate does when it starts, with the service that the transcript is about.
+    pub(crate) fn get_to_know(&self, transcript: &Transcript) {
+        let is_submission = transcript.submission;
+        let hostname = self.gateway.submission.settings.hostname.clone();
         for upstream in self.gateway.accounts.upstreams() {
-            let upstream = Arc::clone(upstream);
+            let (upstream, hostname) = (Arc::clone(upstream), hostname.clone());
             tokio::spawn(async move {
-                if let Ok(client) = upstream.connect().await {
+                if is_submission {
+                    if let Ok(client) = upstream.connect_submission(&hostname).await {
+                        client.quit().await;
+                    }
+                } else if let Ok(client) = upstream.connect().await {
                     client.logout().await;
                 }
             });
@@ -270,6 +291,18 @@ fn config(transcript: &Transcript) -> Config {
         let name = "POPGATE__UPSTREAM__DEFAULT__IMAP";
         variables.push((name.to_owned(), "imap://127.0.0.1".to_owned()));
     }
+    if transcript.submission {
+        // Most transcripts are about something else; and a date would be another one each time.
+        for (name, value) in [
+            ("POPGATE__UPSTREAM__DEFAULT__SMTP", "smtp://127.0.0.1"),
+            ("POPGATE__SMTP__RECEIVED", "false"),
+            ("POPGATE__SMTP__SENT_COPY", "never"),
+        ] {
+            if !has(name, &variables) {
+                variables.push((name.to_owned(), value.to_owned()));
+            }
+        }
+    }
     // Most transcripts are about something else.
     if !has("POPGATE__READ_AHEAD__", &variables) {
         variables.push(("POPGATE__READ_AHEAD__OCTETS".to_owned(), "0".to_owned()));
@@ -290,6 +323,7 @@ fn config(transcript: &Transcript) -> Config {
     let file = folder.path().join("popgate.toml");
     let file = (!transcript.toml.is_empty()).then(|| {
         std::fs::write(&file, &transcript.toml).expect("written");
+        std::fs::write(folder.path().join("password"), "secret\n").expect("written");
         file
     });
     let mut config = Config::load(file.as_deref(), variables, &Flags::default())
@@ -298,6 +332,9 @@ fn config(transcript: &Transcript) -> Config {
         let upstream = Arc::make_mut(upstream);
         if transcript.without_tls {
             upstream.imap.security = EndpointSecurity::Clear;
+            if let Some(smtp) = &mut upstream.smtp {
+                smtp.security = EndpointSecurity::Clear;
+            }
         }
         // Reading the system's roots for every session of a sweep would take most of its time.
         upstream

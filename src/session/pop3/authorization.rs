@@ -3,18 +3,15 @@
 use tokio::time::{Instant, timeout_at};
 
 use super::{LoggedIn, Record, capa, login, mechanisms};
-use crate::config::ClientWorkaround;
 use crate::pop3::command::{AUTHORIZATION_LINE_OCTETS_MAX, Command, CommandName};
 use crate::pop3::reply;
 use crate::sasl::{self, Credential, Mechanism};
 use crate::secret::Secret;
+use crate::session::sasl_exchange::exchange;
 use crate::session::{Client, Gateway, Offer, SessionEnd};
 
 /// Logins that may be refused on one connection.
 const LOGINS_MAX: u32 = 3;
-
-/// The challenges of LOGIN: `Username:` and `Password:`.
-const LOGIN_CHALLENGES: [&str; 2] = ["VXNlcm5hbWU6", "UGFzc3dvcmQ6"];
 
 const CLEARTEXT_REFUSED: &str = "no login in clear text: use STLS, or the port with TLS";
 
@@ -57,7 +54,7 @@ pub(super) async fn run(
         let Negotiated::Credential(credential, command, started) = negotiated else {
             return Ok(None);
         };
-        let credential = as_meant(credential, gateway);
+        let credential = gateway.as_meant(credential);
         record.login = Some(credential.login().escape_ascii().to_string());
         // What was said so far must not wait for the upstream.
         client.lines.flush().await?;
@@ -81,15 +78,6 @@ pub(super) async fn run(
         }
     }
     Err(SessionEnd::TooManyLogins)
-}
-
-/// The credential that a client would have sent, had it been able to.
-fn as_meant(typed: Credential, gateway: &Gateway) -> Credential {
-    let readable = match gateway.works_around(ClientWorkaround::Latin1Logins) {
-        true => typed.read_as_latin1(),
-        false => typed,
-    };
-    readable.with_at_sign(|login| gateway.accounts.delimiter(login))
 }
 
 /// One command after the other, until one of them is a login or QUIT.
@@ -230,46 +218,9 @@ async fn auth(
         record.misplaced(client, "no such mechanism here; AUTH alone lists them")?;
         return Ok(None);
     };
-    let credential = exchange(mechanism, initial_response, client).await?;
+    let credential = exchange(mechanism, initial_response, client, reply::continuation).await?;
     if credential.is_none() {
         record.misplaced(client, "that AUTH exchange was cancelled or malformed")?;
     }
     Ok(credential)
-}
-
-/// The challenges and responses of one AUTH (RFC 5034 §4); `None` when cancelled or malformed.
-async fn exchange(
-    mechanism: Mechanism,
-    initial_response: Option<Secret>,
-    client: &mut Client,
-) -> Result<Option<Credential>, SessionEnd> {
-    let first_challenge = match mechanism {
-        Mechanism::Login => LOGIN_CHALLENGES[0],
-        Mechanism::Plain | Mechanism::Xoauth2 | Mechanism::OauthBearer => "",
-    };
-    let first = match initial_response {
-        // "=" is how an empty initial response is written.
-        Some(response) if response.expose() == b"=" => Some(Secret::new(Vec::new())),
-        Some(response) => sasl::decode(response.expose()).ok(),
-        None => response_to(first_challenge, client).await?,
-    };
-    let Some(first) = first else {
-        return Ok(None);
-    };
-    if mechanism != Mechanism::Login {
-        return Ok(Credential::from_response(mechanism, &first).ok());
-    }
-    let Some(password) = response_to(LOGIN_CHALLENGES[1], client).await? else {
-        return Ok(None);
-    };
-    Ok(Credential::password(first.expose(), password).ok())
-}
-
-async fn response_to(challenge: &str, client: &mut Client) -> Result<Option<Secret>, SessionEnd> {
-    reply::continuation(client.lines.output(), challenge);
-    let line = client.lines.line(AUTHORIZATION_LINE_OCTETS_MAX).await?;
-    match line.trim_ascii() {
-        b"*" => Ok(None),
-        response => Ok(sasl::decode(response).ok()),
-    }
 }

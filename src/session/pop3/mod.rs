@@ -129,6 +129,8 @@ async fn last_words(client: &mut Client, end: &SessionEnd, gateway: &Gateway, re
         | SessionEnd::LoginTimeout
         | SessionEnd::ClientIdle => {}
         SessionEnd::ClientClosed
+        | SessionEnd::MessageEndless
+        | SessionEnd::OutOfStep
         | SessionEnd::ClientLost(_)
         | SessionEnd::ForeignProtocol
         | SessionEnd::TlsFailed(_) => return,

@@ -1,0 +1,336 @@
+//! From greeting to login (RFC 4954, RFC 3207): nothing is sent by whom nobody knows.
+
+use tokio::time::{Instant, timeout_at};
+
+use super::{Introduction, LoggedIn, Record, ehlo};
+use crate::failure::{Failure, FailureKind};
+use crate::sasl::{Credential, Mechanism};
+use crate::secret::Secret;
+use crate::session::sasl_exchange::exchange;
+use crate::session::{Client, Gateway, SessionEnd};
+use crate::smtp::command::{AUTHENTICATION_LINE_OCTETS_MAX, Command, CommandName};
+use crate::smtp::extension::{Extension, Extensions};
+use crate::smtp::reply;
+use crate::upstream::{SubmissionClient, Upstream};
+
+/// Logins that may be refused on one connection.
+const LOGINS_MAX: u32 = 3;
+
+/// What follows a login.
+pub(super) struct Entry {
+    pub(super) logged_in: LoggedIn,
+    /// The MAIL of a client that need not log in, and when it came.
+    pub(super) first: Option<(Command, Instant)>,
+}
+
+/// Where a client's commands lead before it is logged in.
+enum Negotiated {
+    /// It wants in; its AUTH came then.
+    Credential(Credential, Instant),
+    /// It sends without logging in.
+    Mail(Command, Instant),
+    /// It wants out.
+    Quit,
+}
+
+/// Runs until a login succeeds, or QUIT: `None`. All that the client has to do until then must be done
+/// within `timeouts.login`; the upstream has limits of its own.
+pub(super) async fn run(
+    client: &mut Client,
+    gateway: &Gateway,
+    record: &mut Record,
+) -> Result<Option<Entry>, SessionEnd> {
+    let hostname = &gateway.submission.settings.hostname;
+    reply::line(
+        client.lines.output(),
+        format_args!("220 {hostname} ESMTP popgate"),
+    );
+    let login_ends = record.started + gateway.timeouts.login;
+    let mut introduction = None;
+    let mut refused = 0;
+    while refused < LOGINS_MAX {
+        let negotiation = negotiate(client, gateway, record, &mut introduction);
+        let negotiated = timeout_at(login_ends, negotiation)
+            .await
+            .map_err(|_| SessionEnd::LoginTimeout)??;
+        // What was said so far must not wait for the upstream.
+        client.lines.flush().await?;
+        let (opened, first, started) = match negotiated {
+            Negotiated::Quit => return Ok(None),
+            Negotiated::Credential(credential, started) => {
+                let credential = gateway.as_meant(credential);
+                let opened = log_in(credential, login_ends, gateway, record).await;
+                (opened, None, started)
+            }
+            Negotiated::Mail(command, started) => {
+                let opened = log_in_by_network(login_ends, gateway, record).await;
+                (opened, Some((command, started)), started)
+            }
+        };
+        if first.is_none() {
+            gateway
+                .metrics
+                .smtp_command(CommandName::Auth, opened.is_ok(), started.elapsed());
+        }
+        match opened {
+            Ok(mut logged_in) => {
+                logged_in.introduction = introduction;
+                if first.is_none() {
+                    reply::say(client.lines.output(), 235, "2.7.0", "you are logged in");
+                }
+                return Ok(Some(Entry { logged_in, first }));
+            }
+            Err(failure) => {
+                refused += 1;
+                failure.kind.smtp_reply(client.lines.output(), record.id);
+                if failure.kind.closes_smtp() {
+                    return Err(failure.into());
+                }
+                record.failed(&failure, gateway);
+            }
+        }
+    }
+    Err(SessionEnd::TooManyLogins)
+}
+
+/// One command after the other, until one of them is a login, MAIL that needs none, or QUIT.
+async fn negotiate(
+    client: &mut Client,
+    gateway: &Gateway,
+    record: &mut Record,
+    introduction: &mut Option<Introduction>,
+) -> Result<Negotiated, SessionEnd> {
+    loop {
+        let line = client.lines.line(AUTHENTICATION_LINE_OCTETS_MAX).await?;
+        let started = Instant::now();
+        let command = match Command::parse(line) {
+            Ok(command) => command,
+            Err(mistake) => {
+                record.mistaken(client, gateway, mistake)?;
+                continue;
+            }
+        };
+        let name = command.name();
+        let refused_before = record.refused;
+        let negotiated = obey(command, started, client, gateway, record, introduction).await?;
+        match negotiated {
+            Some(Negotiated::Quit) | None => {
+                let succeeded = record.refused == refused_before;
+                gateway
+                    .metrics
+                    .smtp_command(name, succeeded, started.elapsed());
+            }
+            // Not answered yet.
+            Some(Negotiated::Credential(..) | Negotiated::Mail(..)) => {}
+        }
+        if let Some(negotiated) = negotiated {
+            return Ok(negotiated);
+        }
+    }
+}
+
+/// Obeys a command; a login is obeyed by its credential.
+async fn obey(
+    command: Command,
+    started: Instant,
+    client: &mut Client,
+    gateway: &Gateway,
+    record: &mut Record,
+    introduction: &mut Option<Introduction>,
+) -> Result<Option<Negotiated>, SessionEnd> {
+    match command {
+        Command::Ehlo(name) => {
+            *introduction = Some(Introduction {
+                name,
+                is_extended: true,
+            });
+            let mut list = Vec::new();
+            ehlo(&mut list, client, gateway, None);
+            client.lines.output().append(&mut list);
+        }
+        Command::Helo(name) => {
+            *introduction = Some(Introduction {
+                name,
+                is_extended: false,
+            });
+            let hostname = &gateway.submission.settings.hostname;
+            reply::line(client.lines.output(), format_args!("250 {hostname}"));
+        }
+        Command::StartTls => start_tls(client, gateway, record, introduction).await?,
+        Command::Auth {
+            mechanism,
+            initial_response,
+        } => {
+            let credential = auth(&mechanism, initial_response, client, gateway, record).await?;
+            return Ok(credential.map(|credential| Negotiated::Credential(credential, started)));
+        }
+        Command::Mail(..) if needs_no_login(client, gateway) => {
+            return Ok(Some(Negotiated::Mail(command, started)));
+        }
+        // Whatever follows it is a message, and nothing that we may take for commands.
+        Command::Bdat { .. } => {
+            record.refuse(client, 530, "5.7.0", "log in first");
+            return Err(SessionEnd::OutOfStep);
+        }
+        Command::Mail(..) | Command::Rcpt(..) | Command::Data | Command::Vrfy | Command::Help => {
+            record.misplaced(client, 530, "5.7.0", "log in first")?;
+        }
+        Command::Rset | Command::Noop => reply::say(client.lines.output(), 250, "2.0.0", "fine"),
+        Command::Quit => {
+            reply::say(client.lines.output(), 221, "2.0.0", "bye");
+            return Ok(Some(Negotiated::Quit));
+        }
+    }
+    Ok(None)
+}
+
+/// STARTTLS (RFC 3207 §4): what was said before TLS is forgotten.
+async fn start_tls(
+    client: &mut Client,
+    gateway: &Gateway,
+    record: &mut Record,
+    introduction: &mut Option<Introduction>,
+) -> Result<(), SessionEnd> {
+    match &gateway.submission.tls {
+        None => record.misplaced(client, 502, "5.5.1", "there is no certificate for TLS"),
+        Some(_) if client.secure => {
+            record.misplaced(client, 503, "5.5.1", "TLS protects this connection already")
+        }
+        Some(acceptor) => {
+            reply::say(client.lines.output(), 220, "2.0.0", "begin TLS");
+            *introduction = None;
+            client.start_tls(acceptor, &gateway.timeouts).await
+        }
+    }
+}
+
+/// The names of the mechanisms that every upstream takes.
+pub(super) fn mechanisms(offer: Extensions) -> &'static [&'static str] {
+    match takes_tokens(offer) {
+        true => &["PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"],
+        false => &["PLAIN", "LOGIN"],
+    }
+}
+
+fn takes_tokens(offer: Extensions) -> bool {
+    offer.has(Extension::AuthXoauth2) || offer.has(Extension::AuthOauthBearer)
+}
+
+/// AUTH (RFC 4954 §4)
+async fn auth(
+    mechanism: &[u8],
+    initial_response: Option<Secret>,
+    client: &mut Client,
+    gateway: &Gateway,
+    record: &mut Record,
+) -> Result<Option<Credential>, SessionEnd> {
+    if !gateway.permits_login(client) {
+        let text = "no login in clear text: use STARTTLS, or the port with TLS";
+        record.misplaced(client, 538, "5.7.11", text)?;
+        return Ok(None);
+    }
+    // A token that no upstream takes is refused by name where we know, and by the upstream where not.
+    let offer = gateway.submission_offer();
+    let is_known = gateway.has_submission_offer();
+    let is_taken = |mechanism: &Mechanism| match mechanism {
+        Mechanism::Plain | Mechanism::Login => true,
+        Mechanism::Xoauth2 | Mechanism::OauthBearer => !is_known || takes_tokens(offer),
+    };
+    let Some(mechanism) = Mechanism::parse(mechanism).filter(is_taken) else {
+        record.misplaced(
+            client,
+            504,
+            "5.5.4",
+            "no such mechanism here; EHLO lists them",
+        )?;
+        return Ok(None);
+    };
+    let credential = exchange(mechanism, initial_response, client, reply::continuation).await?;
+    if credential.is_none() {
+        let text = "that AUTH exchange was cancelled or malformed";
+        record.misplaced(client, 501, "5.5.2", text)?;
+    }
+    Ok(credential)
+}
+
+/// One attempt at the upstream for one attempt of the client.
+async fn log_in(
+    credential: Credential,
+    login_ends: Instant,
+    gateway: &Gateway,
+    record: &mut Record,
+) -> Result<LoggedIn, Failure> {
+    record.login = Some(credential.login().escape_ascii().to_string());
+    let upstream = gateway.accounts.upstream(credential.login())?.clone();
+    let name = upstream.settings().name.clone();
+    record.upstream = Some(name.clone());
+    let open = gateway.metrics.upstream_connection(&name, "in_use");
+    let hostname = &gateway.submission.settings.hostname;
+    let connected = timeout_at(login_ends, connect(&upstream, &credential, hostname))
+        .await
+        .unwrap_or_else(|_| {
+            let cause = "the upstream did not finish the login within timeouts.login";
+            Err(FailureKind::UpstreamUnreachable.because(cause))
+        });
+    let refused = connected.as_ref().err().map(|failure| failure.kind);
+    gateway.metrics.auth_attempt(&name, refused);
+    let connection = connected?;
+    // Only who has proved to be somebody may take somebody's place.
+    let owner = credential.mailbox_owner();
+    let permit = gateway.accounts.connection(&upstream, owner)?;
+    Ok(LoggedIn {
+        upstream,
+        credential,
+        by_auth: true,
+        is_stale: false,
+        extensions: connection.extensions(),
+        connection: Some(connection),
+        introduction: None,
+        _permit: Box::new(permit),
+        _open: open,
+    })
+}
+
+/// With the account that the config has for its network; what is wrong with that is not the client's
+/// mistake.
+async fn log_in_by_network(
+    login_ends: Instant,
+    gateway: &Gateway,
+    record: &mut Record,
+) -> Result<LoggedIn, Failure> {
+    let unauthenticated = gateway.submission.settings.unauthenticated.as_ref();
+    let account = unauthenticated
+        .ok_or_else(|| FailureKind::Misconfigured.because("there is no [smtp.unauthenticated]"))?;
+    // Not from the moment of connecting: nobody has to prove anything.
+    let login_ends = login_ends.max(Instant::now() + 2 * gateway.timeouts.upstream);
+    match log_in(account.credential.clone(), login_ends, gateway, record).await {
+        Ok(logged_in) => Ok(LoggedIn {
+            by_auth: false,
+            ..logged_in
+        }),
+        Err(failure) if failure.kind == FailureKind::AuthRejected => {
+            let cause = format!("the account of [smtp.unauthenticated]: {}", failure.cause);
+            Err(FailureKind::Misconfigured.because(cause))
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+/// A connection that is logged in.
+pub(super) async fn connect(
+    upstream: &std::sync::Arc<Upstream>,
+    credential: &Credential,
+    hostname: &str,
+) -> Result<SubmissionClient, Failure> {
+    let mut connection = upstream.connect_submission(hostname).await?;
+    connection.authenticate(credential).await?;
+    Ok(connection)
+}
+
+fn needs_no_login(client: &Client, gateway: &Gateway) -> bool {
+    let unauthenticated = gateway.submission.settings.unauthenticated.as_ref();
+    unauthenticated.is_some_and(|permitted| {
+        let mut networks = permitted.networks.iter();
+        networks.any(|network| network.contains(&client.address))
+    })
+}

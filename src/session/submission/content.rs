@@ -1,0 +1,383 @@
+//! The content of a message (RFC 5321 §4.1.1.4, RFC 3030): octets in, octets on, while they arrive. The
+//! upstream gets the end of it only when the client has sent the end, and the client `250` only when the
+//! upstream has said so.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::sent_copy::Copying;
+use super::{Session, envelope, received};
+use crate::config::BareNewlines;
+use crate::failure::{Failure, FailureKind};
+use crate::metrics::SubmissionResult;
+use crate::session::SessionEnd;
+use crate::smtp::command::{COMMAND_LINE_OCTETS_MAX, Command, CommandName};
+use crate::smtp::data::{DotStuffer, Framing, MessageReader};
+use crate::smtp::reply::{self, Class, Reply};
+
+/// Silence within a message after which the client is lost (RFC 5321 §4.5.3.2.5).
+const CONTENT_PATIENCE: Duration = Duration::from_secs(3 * 60);
+
+pub(super) const TOO_LARGE: (u16, &str, &str) = (552, "5.3.4", "the message is too large");
+
+/// A message that the upstream waits for.
+pub(super) struct Start {
+    pub(super) kind: Kind,
+    pub(super) started: Instant,
+    /// MAIL said SMTPUTF8.
+    pub(super) is_utf8: bool,
+    /// The upstream has 8BITMIME.
+    pub(super) may_be_eight_bit: bool,
+}
+
+/// How it comes.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    /// By DATA.
+    Data,
+    /// By BDAT, of which the first has come.
+    Chunks { octets: u64, is_last: bool },
+}
+
+/// What became of reading it.
+pub(super) enum Outcome {
+    /// The client has sent all of it.
+    Whole(Box<Message>),
+    /// The client has begun something else.
+    GivenUp,
+    /// … which is QUIT.
+    Quit,
+}
+
+/// A message whose end the upstream has not been told yet.
+pub(super) struct Message {
+    name: CommandName,
+    started: Instant,
+    reader: MessageReader,
+    stuffer: DotStuffer,
+    /// Some octets of it, on their way from here to there.
+    octets: Vec<u8>,
+    octets_max: u64,
+    may_be_eight_bit: bool,
+    /// Whether it is counted already how it ended.
+    is_concluded: bool,
+    copying: Option<Copying>,
+    /// Why it will not be sent, which is said when the client has sent all of it.
+    trouble: Option<Trouble>,
+}
+
+enum Trouble {
+    TooLarge,
+    BareNewline,
+    EightBit,
+    Upstream(Failure),
+}
+
+/// Reads a message up to its end.
+pub(super) async fn read(start: Start, session: &mut Session<'_>) -> Result<Outcome, SessionEnd> {
+    let mut message = Message::new(&start, session).await;
+    session.client.lines.limit_stalls(CONTENT_PATIENCE);
+    let outcome = match start.kind {
+        Kind::Data => data(&mut message, session).await.map(|()| Read::Whole),
+        Kind::Chunks { octets, is_last } => chunks(octets, is_last, &mut message, session).await,
+    };
+    let idle = session.gateway.timeouts.idle;
+    session.client.lines.limit_stalls(idle);
+    match outcome {
+        Ok(Read::Whole) => Ok(Outcome::Whole(Box::new(message))),
+        Ok(given_up) => {
+            // What it has of the message comes to nothing.
+            session.logged_in.drop_connection(session.gateway);
+            if !message.is_concluded {
+                session
+                    .record
+                    .concluded(session.gateway, SubmissionResult::Aborted);
+            }
+            match given_up {
+                Read::Quit => Ok(Outcome::Quit),
+                Read::Whole | Read::GivenUp => Ok(Outcome::GivenUp),
+            }
+        }
+        Err(end) => {
+            session.logged_in.drop_connection(session.gateway);
+            session
+                .record
+                .concluded(session.gateway, SubmissionResult::Aborted);
+            Err(end)
+        }
+    }
+}
+
+enum Read {
+    Whole,
+    GivenUp,
+    Quit,
+}
+
+/// Up to CRLF.CRLF.
+async fn data(message: &mut Message, session: &mut Session<'_>) -> Result<(), SessionEnd> {
+    while !message.reader.is_complete() {
+        let chunk = session.client.lines.peek().await?;
+        let octets = message.take(chunk);
+        session.client.lines.consume(octets);
+        message.forward(session).await?;
+    }
+    Ok(())
+}
+
+/// Up to the end of the chunk that is the last one; between them, few commands have a place.
+async fn chunks(
+    mut octets: u64,
+    mut is_last: bool,
+    message: &mut Message,
+    session: &mut Session<'_>,
+) -> Result<Read, SessionEnd> {
+    loop {
+        let chunk_octets = octets;
+        while octets > 0 {
+            let octets_max = usize::try_from(octets).unwrap_or(usize::MAX);
+            let chunk = session.client.lines.peek().await?;
+            let chunk = &chunk[..chunk.len().min(octets_max)];
+            let taken = message.take(chunk);
+            session.client.lines.consume(taken);
+            octets -= taken as u64;
+            message.forward(session).await?;
+        }
+        if is_last {
+            message.reader.end(&mut message.octets);
+            message.forward(session).await?;
+            return Ok(Read::Whole);
+        }
+        if let Some(trouble) = message.trouble.take() {
+            message.explain(trouble, session);
+            return Ok(Read::GivenUp);
+        }
+        let out = session.client.lines.output();
+        reply::say(out, 250, "2.0.0", format!("{chunk_octets} octets are here"));
+        match between_chunks(session).await? {
+            Between::Chunk(next_octets, next_is_last) => {
+                (octets, is_last) = (next_octets, next_is_last);
+            }
+            Between::GivenUp => return Ok(Read::GivenUp),
+            Between::Quit => return Ok(Read::Quit),
+        }
+    }
+}
+
+enum Between {
+    Chunk(u64, bool),
+    GivenUp,
+    Quit,
+}
+
+async fn between_chunks(session: &mut Session<'_>) -> Result<Between, SessionEnd> {
+    loop {
+        let line = session.client.lines.line(COMMAND_LINE_OCTETS_MAX).await?;
+        let command = match Command::parse(line) {
+            Ok(command) => command,
+            Err(mistake) => {
+                session
+                    .record
+                    .mistaken(session.client, session.gateway, mistake)?;
+                continue;
+            }
+        };
+        let out = session.client.lines.output();
+        match command {
+            Command::Bdat { octets, is_last } => return Ok(Between::Chunk(octets, is_last)),
+            Command::Noop => reply::say(out, 250, "2.0.0", "still here"),
+            Command::Rset => {
+                reply::say(out, 250, "2.0.0", "forgotten");
+                return Ok(Between::GivenUp);
+            }
+            Command::Quit => {
+                reply::say(out, 221, "2.0.0", "bye");
+                return Ok(Between::Quit);
+            }
+            Command::Ehlo(_)
+            | Command::Helo(_)
+            | Command::StartTls
+            | Command::Auth { .. }
+            | Command::Mail(..)
+            | Command::Rcpt(..)
+            | Command::Data
+            | Command::Vrfy
+            | Command::Help => {
+                let text = "BDAT goes on, or RSET gives up";
+                session
+                    .record
+                    .misplaced(session.client, 503, "5.5.1", text)?;
+            }
+        }
+    }
+}
+
+/// Reads the octets of a chunk that nobody takes.
+pub(super) async fn discard(octets: u64, session: &mut Session<'_>) -> Result<(), SessionEnd> {
+    if octets > session.gateway.submission.message_octets_max {
+        return Err(SessionEnd::MessageEndless);
+    }
+    let mut left = octets;
+    while left > 0 {
+        let octets_max = usize::try_from(left).unwrap_or(usize::MAX);
+        left -= session.client.lines.chunk(octets_max).await?.len() as u64;
+    }
+    Ok(())
+}
+
+impl Message {
+    async fn new(start: &Start, session: &mut Session<'_>) -> Self {
+        let (name, framing) = match start.kind {
+            Kind::Data => (CommandName::Data, Framing::Dots),
+            Kind::Chunks { .. } => (CommandName::Bdat, Framing::Counted),
+        };
+        let mut message = Self {
+            name,
+            started: start.started,
+            reader: MessageReader::new(framing),
+            stuffer: DotStuffer::default(),
+            octets: Vec::new(),
+            octets_max: session.logged_in.message_octets_max(session.gateway),
+            may_be_eight_bit: start.may_be_eight_bit,
+            is_concluded: false,
+            copying: Copying::begin(start.is_utf8, session).await,
+            trouble: None,
+        };
+        if session.gateway.submission.settings.received {
+            received::line(start.is_utf8, session, &mut message.octets);
+        }
+        message
+    }
+
+    /// Takes as much of what came as belongs to the message.
+    fn take(&mut self, chunk: &[u8]) -> usize {
+        self.reader.push(chunk, &mut self.octets)
+    }
+
+    /// Passes on what was taken, unless something is wrong with it.
+    async fn forward(&mut self, session: &mut Session<'_>) -> Result<(), SessionEnd> {
+        let limit = session.gateway.submission.message_octets_max;
+        if self.reader.octets() > limit.saturating_mul(2) {
+            return Err(SessionEnd::MessageEndless);
+        }
+        if self.trouble.is_none() {
+            self.trouble = self.find_trouble(session);
+        }
+        if self.trouble.is_none()
+            && let Some(connection) = &mut session.logged_in.connection
+        {
+            self.stuffer.push(&self.octets, connection.output());
+            if let Err(failure) = connection.relieve().await {
+                self.trouble = Some(Trouble::Upstream(failure));
+            }
+        }
+        if self.trouble.is_some() {
+            session.logged_in.drop_connection(session.gateway);
+            self.copying = None;
+        }
+        if let Some(copying) = &mut self.copying
+            && let Err(error) = copying.push(&self.octets).await
+        {
+            copying.fail(&error, session);
+            self.copying = None;
+        }
+        self.octets.clear();
+        Ok(())
+    }
+
+    fn find_trouble(&self, session: &Session<'_>) -> Option<Trouble> {
+        let refuses_bare_newlines =
+            session.gateway.submission.settings.bare_newlines == BareNewlines::Refuse;
+        if self.reader.octets() > self.octets_max {
+            Some(Trouble::TooLarge)
+        } else if refuses_bare_newlines && self.reader.has_bare_newline() {
+            Some(Trouble::BareNewline)
+        } else if !self.may_be_eight_bit && !self.octets.is_ascii() {
+            Some(Trouble::EightBit)
+        } else {
+            None
+        }
+    }
+
+    /// Tells the client why the message was not sent.
+    fn explain(&mut self, trouble: Trouble, session: &mut Session<'_>) {
+        self.is_concluded = true;
+        let (code, enhanced, text) = match trouble {
+            Trouble::Upstream(failure) => return self.fail(&failure, session),
+            Trouble::TooLarge => TOO_LARGE,
+            Trouble::BareNewline => (554, "5.6.0", "a line end that is not CRLF"),
+            Trouble::EightBit => (554, "5.6.3", "the mail server takes no 8-bit text"),
+        };
+        session.record.refuse(session.client, code, enhanced, text);
+        self.count(false, SubmissionResult::Refused, session);
+    }
+
+    fn fail(&mut self, failure: &Failure, session: &mut Session<'_>) {
+        let id = session.record.id;
+        failure.kind.smtp_reply(session.client.lines.output(), id);
+        session.record.failed(failure, session.gateway);
+        session.logged_in.drop_connection(session.gateway);
+        self.count(false, SubmissionResult::Failed, session);
+    }
+
+    fn count(&self, is_accepted: bool, result: SubmissionResult, session: &Session<'_>) {
+        let metrics = &session.gateway.metrics;
+        metrics.smtp_command(self.name, is_accepted, self.started.elapsed());
+        session.record.concluded(session.gateway, result);
+    }
+}
+
+/// Tells the upstream that the message has ended, and the client what the upstream says to that.
+pub(super) async fn conclude(mut message: Message, session: &mut Session<'_>) {
+    if let Some(trouble) = message.trouble.take() {
+        message.explain(trouble, session);
+        return;
+    }
+    let reply = match &mut session.logged_in.connection {
+        Some(connection) => {
+            std::mem::take(&mut message.stuffer).end(connection.output());
+            connection.reply_to_message().await
+        }
+        None => Err(FailureKind::UpstreamLost.because("the upstream has closed the connection")),
+    };
+    let reply = match reply {
+        Ok(reply) => reply,
+        Err(failure) => {
+            message.fail(&failure, session);
+            return;
+        }
+    };
+    match reply.class() {
+        Class::Done => accepted(&reply, message, session),
+        Class::NotNow | Class::Never => {
+            let mut words = Vec::new();
+            envelope::pass_on(&reply, session.logged_in, &mut words);
+            session.client.lines.output().append(&mut words);
+            session.record.refused += 1;
+            message.count(false, SubmissionResult::Refused, session);
+        }
+        Class::GoOn => {
+            let cause = format!("{} to a message", reply.code);
+            message.fail(&FailureKind::UpstreamGarbled.because(cause), session);
+        }
+    }
+    if reply.code == 421 {
+        session.logged_in.drop_connection(session.gateway);
+    }
+}
+
+fn accepted(reply: &Reply, mut message: Message, session: &mut Session<'_>) {
+    let mut words = Vec::new();
+    envelope::pass_on(reply, session.logged_in, &mut words);
+    session.client.lines.output().append(&mut words);
+    let octets = message.reader.octets();
+    session.record.accepted += 1;
+    session.record.accepted_octets += octets;
+    message.count(true, SubmissionResult::Accepted, session);
+    debug!(session = %session.record.id, octets, "message accepted");
+    if let Some(copying) = message.copying.take() {
+        copying.store(session);
+    }
+}

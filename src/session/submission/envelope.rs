@@ -1,0 +1,516 @@
+//! MAIL and RCPT (RFC 5321 §3.3): who sends to whom is the upstream's to judge, command by command; what
+//! a client pipelines goes on pipelined.
+
+use tokio::time::Instant;
+
+use super::content::{self, Start};
+use super::flight::{self, Flight, Sent, What};
+use super::{Introduction, LoggedIn, Session, ehlo};
+use crate::failure::{Failure, FailureKind};
+use crate::session::SessionEnd;
+use crate::smtp::command::{self, COMMAND_LINE_OCTETS_MAX, Command, CommandName};
+use crate::smtp::envelope::{
+    ForwardPath, Need, Parameter, Parameters, ReversePath, decimal, need_of_mail, need_of_rcpt,
+};
+use crate::smtp::extension::Extension;
+use crate::smtp::reply::{self, Class, Reply};
+
+/// A transaction before its content.
+#[derive(Default)]
+struct Envelope {
+    /// MAIL was said, and not refused so far.
+    is_open: bool,
+    /// Addresses may hold UTF-8 (RFC 6531).
+    is_utf8: bool,
+    /// Recipients that the upstream takes.
+    recipients: usize,
+    /// Recipients that it has not judged yet.
+    unjudged: usize,
+    flight: Flight,
+}
+
+/// What the upstream says to DATA.
+enum Verdict {
+    GoOn,
+    /// In these words.
+    Refused(Vec<u8>),
+}
+
+/// Why a command is not passed on: code, enhanced code, text.
+type Objection = (u16, &'static str, &'static str);
+
+/// Runs until a message begins, or QUIT: `None`.
+pub(super) async fn run(
+    session: &mut Session<'_>,
+    first: Option<(Command, Instant)>,
+) -> Result<Option<Start>, SessionEnd> {
+    let mut envelope = Envelope::default();
+    let mut next = first;
+    loop {
+        let (command, started) = match next.take() {
+            Some(first) => first,
+            None => envelope.next_command(session).await?,
+        };
+        let name = command.name();
+        let start = match command {
+            Command::Mail(from, parameters) => {
+                envelope.mail((from, parameters, started), session).await?;
+                None
+            }
+            Command::Rcpt(to, parameters) => {
+                envelope.rcpt((to, parameters, started), session).await?;
+                None
+            }
+            Command::Data => envelope.data(started, session).await?,
+            Command::Bdat { octets, is_last } => {
+                envelope.bdat((octets, is_last, started), session).await?
+            }
+            other => {
+                envelope.settle(session).await?;
+                let refused_before = session.record.refused;
+                let is_quit = envelope.obey(other, session)?;
+                let succeeded = session.record.refused == refused_before;
+                let metrics = &session.gateway.metrics;
+                metrics.smtp_command(name, succeeded, started.elapsed());
+                if is_quit {
+                    return Ok(None);
+                }
+                None
+            }
+        };
+        if start.is_some() {
+            return Ok(start);
+        }
+    }
+}
+
+fn takes_several_commands(logged_in: &LoggedIn) -> bool {
+    logged_in.extensions.has(Extension::Pipelining)
+}
+
+impl Envelope {
+    /// What the client says next, and when it came. As long as it has said more already, and the upstream
+    /// takes several commands at once, nobody is waited for.
+    async fn next_command(
+        &mut self,
+        session: &mut Session<'_>,
+    ) -> Result<(Command, Instant), SessionEnd> {
+        loop {
+            if !session.client.lines.has_line() || !takes_several_commands(session.logged_in) {
+                self.settle(session).await?;
+            }
+            let line = session.client.lines.line(COMMAND_LINE_OCTETS_MAX).await?;
+            let started = Instant::now();
+            match Command::parse(line) {
+                Ok(command) => return Ok((command, started)),
+                Err(mistake) => {
+                    self.settle(session).await?;
+                    session
+                        .record
+                        .mistaken(session.client, session.gateway, mistake)?;
+                }
+            }
+        }
+    }
+
+    /// Everything that the upstream has no part in. Whether it was QUIT.
+    fn obey(&mut self, command: Command, session: &mut Session<'_>) -> Result<bool, SessionEnd> {
+        match command {
+            Command::Ehlo(name) => {
+                self.give_up(session.logged_in);
+                session.logged_in.introduction = Some(Introduction {
+                    name,
+                    is_extended: true,
+                });
+                let mut list = Vec::new();
+                ehlo(
+                    &mut list,
+                    session.client,
+                    session.gateway,
+                    Some(session.logged_in),
+                );
+                session.client.lines.output().append(&mut list);
+            }
+            Command::Helo(name) => {
+                self.give_up(session.logged_in);
+                session.logged_in.introduction = Some(Introduction {
+                    name,
+                    is_extended: false,
+                });
+                let hostname = &session.gateway.submission.settings.hostname;
+                reply::line(
+                    session.client.lines.output(),
+                    format_args!("250 {hostname}"),
+                );
+            }
+            Command::Rset => {
+                self.give_up(session.logged_in);
+                reply::say(session.client.lines.output(), 250, "2.0.0", "forgotten");
+            }
+            Command::Noop => reply::say(session.client.lines.output(), 250, "2.0.0", "still here"),
+            Command::Vrfy => {
+                let text = "send some mail, and the mail server will tell";
+                reply::say(session.client.lines.output(), 252, "2.5.2", text);
+            }
+            Command::Help => {
+                let text = "a submission service (RFC 6409); EHLO lists what it can";
+                reply::say(session.client.lines.output(), 214, "2.0.0", text);
+            }
+            Command::StartTls | Command::Auth { .. } => {
+                session
+                    .record
+                    .misplaced(session.client, 503, "5.5.1", "too late for that")?;
+            }
+            Command::Quit => {
+                reply::say(session.client.lines.output(), 221, "2.0.0", "bye");
+                return Ok(true);
+            }
+            // They come here never: the upstream has a part in them.
+            Command::Mail(..) | Command::Rcpt(..) | Command::Data | Command::Bdat { .. } => {}
+        }
+        Ok(false)
+    }
+
+    /// The transaction is over; the upstream hears of it with the next one.
+    fn give_up(&mut self, logged_in: &mut LoggedIn) {
+        logged_in.is_stale |= self.is_open && logged_in.connection.is_some();
+        *self = Self::default();
+    }
+
+    async fn mail(
+        &mut self,
+        (from, parameters, started): (ReversePath, Parameters, Instant),
+        session: &mut Session<'_>,
+    ) -> Result<(), SessionEnd> {
+        let objection = match self.is_open {
+            true => Some((503, "5.5.1", "there is a transaction already")),
+            false => object_to_mail(&from, &parameters, session),
+        };
+        if let Some(objection) = objection {
+            return self
+                .object(objection, CommandName::Mail, started, session)
+                .await;
+        }
+        if std::mem::take(&mut session.logged_in.is_stale) {
+            self.flight
+                .add(What::Reset, CommandName::Rset, started, |out| {
+                    out.extend_from_slice(b"RSET\r\n");
+                });
+        }
+        let known = session.logged_in.extensions;
+        let is_for_upstream = |parameter: &&Parameter| match need_of_mail(parameter) {
+            Some(Need::Extension(extension)) => known.has(extension),
+            Some(Need::Nothing | Need::NotForUpstreams) | None => false,
+        };
+        self.flight
+            .add(What::Mail, CommandName::Mail, started, |out| {
+                command::write_mail(&from, parameters.iter().filter(is_for_upstream), out);
+            });
+        self.is_open = true;
+        self.is_utf8 = parameters.find("SMTPUTF8").is_some();
+        Ok(())
+    }
+
+    async fn rcpt(
+        &mut self,
+        (to, parameters, started): (ForwardPath, Parameters, Instant),
+        session: &mut Session<'_>,
+    ) -> Result<(), SessionEnd> {
+        let unsupported = |parameter: &Parameter| match need_of_rcpt(parameter) {
+            Some(Need::Extension(extension)) => !session.logged_in.can(extension, session.client),
+            Some(Need::Nothing | Need::NotForUpstreams) => false,
+            None => true,
+        };
+        let objection = if !self.is_open {
+            Some((503, "5.5.1", "MAIL first"))
+        } else if self.recipients + self.unjudged >= session.gateway.submission.recipients_max {
+            Some((452, "4.5.3", "too many recipients"))
+        } else if !self.is_utf8 && !to.mailbox().is_ascii() {
+            Some(UTF8_UNANNOUNCED)
+        } else if parameters.iter().any(unsupported) {
+            Some(UNSUPPORTED_PARAMETER)
+        } else {
+            None
+        };
+        if let Some(objection) = objection {
+            return self
+                .object(objection, CommandName::Rcpt, started, session)
+                .await;
+        }
+        self.flight
+            .add(What::Rcpt, CommandName::Rcpt, started, |out| {
+                command::write_rcpt(&to, parameters.iter(), out);
+            });
+        self.unjudged += 1;
+        Ok(())
+    }
+
+    async fn data(
+        &mut self,
+        started: Instant,
+        session: &mut Session<'_>,
+    ) -> Result<Option<Start>, SessionEnd> {
+        let name = CommandName::Data;
+        match self.ask_for_data(name, started, session).await? {
+            Verdict::GoOn => {
+                let start = self.start(content::Kind::Data, started, session.logged_in);
+                let text = "go on, and end with a dot on a line of its own";
+                reply::line(session.client.lines.output(), format_args!("354 {text}"));
+                Ok(Some(start))
+            }
+            Verdict::Refused(mut words) => {
+                session.client.lines.output().append(&mut words);
+                // Who sends on behind DATA without an answer (RFC 2920 §3.1 forbids it) sends a message,
+                // and nothing that may be taken for commands.
+                match session.client.lines.has_input() {
+                    true => Err(SessionEnd::OutOfStep),
+                    false => Ok(None),
+                }
+            }
+        }
+    }
+
+    /// BDAT (RFC 3030): its octets come whatever we say, and are no commands.
+    async fn bdat(
+        &mut self,
+        (octets, is_last, started): (u64, bool, Instant),
+        session: &mut Session<'_>,
+    ) -> Result<Option<Start>, SessionEnd> {
+        let name = CommandName::Bdat;
+        match self.ask_for_data(name, started, session).await? {
+            Verdict::GoOn => {
+                let kind = content::Kind::Chunks { octets, is_last };
+                Ok(Some(self.start(kind, started, session.logged_in)))
+            }
+            Verdict::Refused(mut words) => {
+                content::discard(octets, session).await?;
+                session.client.lines.output().append(&mut words);
+                Ok(None)
+            }
+        }
+    }
+
+    fn start(&mut self, kind: content::Kind, started: Instant, logged_in: &LoggedIn) -> Start {
+        let envelope = std::mem::take(self);
+        Start {
+            kind,
+            started,
+            is_utf8: envelope.is_utf8,
+            may_be_eight_bit: logged_in.extensions.has(Extension::EightBitMime),
+        }
+    }
+
+    /// DATA, whatever the client calls it.
+    async fn ask_for_data(
+        &mut self,
+        name: CommandName,
+        started: Instant,
+        session: &mut Session<'_>,
+    ) -> Result<Verdict, SessionEnd> {
+        let objection = match (self.is_open, self.recipients + self.unjudged) {
+            (false, _) => Some((503, "5.5.1", "MAIL first")),
+            (true, 0) => Some((554, "5.5.1", "no valid recipients")),
+            (true, _) => None,
+        };
+        if let Some((code, enhanced, text)) = objection {
+            self.settle(session).await?;
+            let mut words = Vec::new();
+            session.record.refused += 1;
+            session.record.mistakes += 1;
+            reply::say(&mut words, code, enhanced, text);
+            session
+                .gateway
+                .metrics
+                .smtp_command(name, false, started.elapsed());
+            return Ok(Verdict::Refused(words));
+        }
+        self.flight.add(What::Data, name, started, |out| {
+            out.extend_from_slice(b"DATA\r\n");
+        });
+        let verdict = self.settle(session).await?;
+        // DATA is in the flight, so there is one.
+        Ok(verdict.unwrap_or(Verdict::Refused(Vec::new())))
+    }
+
+    async fn object(
+        &mut self,
+        (code, enhanced, text): Objection,
+        name: CommandName,
+        started: Instant,
+        session: &mut Session<'_>,
+    ) -> Result<(), SessionEnd> {
+        // Replies come in the order of the commands.
+        self.settle(session).await?;
+        session
+            .gateway
+            .metrics
+            .smtp_command(name, false, started.elapsed());
+        match code {
+            503 => session
+                .record
+                .misplaced(session.client, code, enhanced, text),
+            _ => {
+                session.record.refuse(session.client, code, enhanced, text);
+                Ok(())
+            }
+        }
+    }
+
+    /// Sends what is to be sent and answers the client with what the upstream says to it; to DATA, that
+    /// is left to the caller.
+    async fn settle(&mut self, session: &mut Session<'_>) -> Result<Option<Verdict>, SessionEnd> {
+        if self.flight.is_empty() {
+            return Ok(None);
+        }
+        // What was said so far must not wait for the upstream.
+        session.client.lines.flush().await?;
+        let (sent, first) = self.flight.send(session.gateway, session.logged_in).await;
+        let mut verdict = None;
+        let mut reply = Some(first);
+        for sent in sent {
+            let reply = match reply.take() {
+                Some(reply) => reply,
+                None => flight::next_reply(session.logged_in).await,
+            };
+            let reply = reply.and_then(|reply| understood(reply, sent.what));
+            let mut words = Vec::new();
+            let is_done = self.judge(sent, reply, &mut words, session);
+            let elapsed = sent.started.elapsed();
+            match sent.what {
+                What::Reset => {}
+                What::Mail | What::Rcpt => {
+                    session
+                        .gateway
+                        .metrics
+                        .smtp_command(sent.name, is_done, elapsed);
+                    session.client.lines.output().append(&mut words);
+                    session.client.lines.relieve().await?;
+                }
+                What::Data if is_done => verdict = Some(Verdict::GoOn),
+                What::Data => {
+                    session
+                        .gateway
+                        .metrics
+                        .smtp_command(sent.name, false, elapsed);
+                    verdict = Some(Verdict::Refused(words));
+                }
+            }
+        }
+        self.unjudged = 0;
+        Ok(verdict)
+    }
+
+    /// What a reply means for the transaction, and in which words the client hears of it. Whether the
+    /// upstream agrees.
+    fn judge(
+        &mut self,
+        sent: Sent,
+        reply: Result<Reply, Failure>,
+        words: &mut Vec<u8>,
+        session: &mut Session<'_>,
+    ) -> bool {
+        let reply = match reply {
+            Ok(reply) => reply,
+            Err(failure) => {
+                // The first failure is the cause of those behind it.
+                match session.logged_in.connection {
+                    Some(_) => session.record.failed(&failure, session.gateway),
+                    None if self.is_open => session.record.failed(&failure, session.gateway),
+                    None => session.record.refused += 1,
+                }
+                failure.kind.smtp_reply(words, session.record.id);
+                self.is_open = false;
+                self.recipients = 0;
+                session.logged_in.drop_connection(session.gateway);
+                return false;
+            }
+        };
+        let is_done = matches!(reply.class(), Class::Done | Class::GoOn);
+        session.record.refused += u32::from(!is_done && sent.what != What::Reset);
+        match sent.what {
+            What::Mail => self.is_open = is_done,
+            What::Rcpt => self.recipients += usize::from(is_done),
+            What::Reset if !is_done => session.logged_in.drop_connection(session.gateway),
+            What::Data if is_done && (self.recipients == 0 || !self.is_open) => {
+                // It would take a message for nobody, which only it can explain; it gets none.
+                session.logged_in.drop_connection(session.gateway);
+                self.is_open = false;
+                reply::say(words, 554, "5.5.1", "no valid recipients");
+                return false;
+            }
+            What::Reset | What::Data => {}
+        }
+        pass_on(&reply, session.logged_in, words);
+        if reply.code == 421 {
+            self.is_open = false;
+            self.recipients = 0;
+            session.logged_in.drop_connection(session.gateway);
+        }
+        is_done
+    }
+}
+
+const UTF8_UNANNOUNCED: Objection = (553, "5.6.7", "that address needs SMTPUTF8");
+
+const UNSUPPORTED_PARAMETER: Objection = (555, "5.5.4", "a parameter that is not supported here");
+
+/// Why MAIL is not passed on, if there is anything against it.
+fn object_to_mail(
+    from: &ReversePath,
+    parameters: &Parameters,
+    session: &Session<'_>,
+) -> Option<Objection> {
+    let is_supported = |parameter: &Parameter| match need_of_mail(parameter) {
+        // We announce it ourselves.
+        Some(Need::Extension(Extension::Size) | Need::Nothing | Need::NotForUpstreams) => true,
+        Some(Need::Extension(extension)) => session.logged_in.can(extension, session.client),
+        None => false,
+    };
+    if !parameters.iter().all(is_supported) {
+        return Some(UNSUPPORTED_PARAMETER);
+    }
+    let octets = parameters.find("SIZE").and_then(Parameter::value);
+    if octets.and_then(decimal) > Some(session.logged_in.message_octets_max(session.gateway)) {
+        return Some(content::TOO_LARGE);
+    }
+    let mailbox = from.mailbox()?;
+    if !mailbox.is_ascii() && parameters.find("SMTPUTF8").is_none() {
+        return Some(UTF8_UNANNOUNCED);
+    }
+    let policy = &session.logged_in.upstream.settings().sender;
+    match policy.permits(mailbox.as_bytes(), session.logged_in.credential.login()) {
+        true => None,
+        false => Some((550, "5.7.1", "this login may not send as that sender")),
+    }
+}
+
+/// A reply that has no meaning for its command is none.
+fn understood(reply: Reply, what: What) -> Result<Reply, Failure> {
+    let is_understood = match (what, reply.class()) {
+        (_, Class::NotNow | Class::Never) => true,
+        (What::Data, Class::GoOn) => reply.code == 354,
+        (What::Data, Class::Done) | (_, Class::GoOn) => false,
+        (_, Class::Done) => true,
+    };
+    match is_understood {
+        true => Ok(reply),
+        false => Err(FailureKind::UpstreamGarbled.because(format!("{} to a command", reply.code))),
+    }
+}
+
+/// Appends the upstream's words. That it closes its connection does not close the client's.
+pub(super) fn pass_on(reply: &Reply, logged_in: &LoggedIn, words: &mut Vec<u8>) {
+    let code = match reply.code {
+        421 => 451,
+        code => code,
+    };
+    let connection = logged_in.connection.as_ref();
+    match connection.is_some_and(|connection| connection.repeats_credential(reply)) {
+        true => Reply {
+            code,
+            lines: vec![b"(withheld)".to_vec()],
+        }
+        .pass_on(code, words),
+        false => reply.pass_on(code, words),
+    }
+}

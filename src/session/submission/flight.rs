@@ -1,0 +1,119 @@
+//! [`Flight`]: commands that go to the upstream together, and what it answers (RFC 2920).
+
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::{LoggedIn, authorization};
+use crate::failure::{Failure, FailureKind};
+use crate::session::Gateway;
+use crate::smtp::command::CommandName;
+use crate::smtp::reply::Reply;
+
+/// Commands that were not sent yet.
+#[derive(Default)]
+pub(super) struct Flight {
+    octets: Vec<u8>,
+    sent: Vec<Sent>,
+}
+
+/// A command whose reply is awaited.
+#[derive(Clone, Copy)]
+pub(super) struct Sent {
+    /// What it means.
+    pub(super) what: What,
+    /// By which command of the client, which came then.
+    pub(super) name: CommandName,
+    pub(super) started: Instant,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    /// RSET, of which the client need not know.
+    Reset,
+    Mail,
+    Rcpt,
+    Data,
+}
+
+impl Flight {
+    pub(super) fn is_empty(&self) -> bool {
+        self.sent.is_empty()
+    }
+
+    /// Adds a command, which `write` appends.
+    pub(super) fn add(
+        &mut self,
+        what: What,
+        name: CommandName,
+        started: Instant,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        write(&mut self.octets);
+        self.sent.push(Sent {
+            what,
+            name,
+            started,
+        });
+    }
+
+    /// Sends them; then the replies are next in the connection, the first of them here.
+    ///
+    /// An upstream that closed between two messages is connected to again: nothing of this transaction
+    /// has been answered, and of no message anything is under way, so that nothing can be sent twice.
+    pub(super) async fn send(
+        &mut self,
+        gateway: &Gateway,
+        logged_in: &mut LoggedIn,
+    ) -> (Vec<Sent>, Result<Reply, Failure>) {
+        let octets = std::mem::take(&mut self.octets);
+        let sent = std::mem::take(&mut self.sent);
+        let begins = matches!(
+            sent.first().map(|first| first.what),
+            Some(What::Reset | What::Mail)
+        );
+        let mut result = first_reply(logged_in, &octets).await;
+        let is_gone = match (&result, &logged_in.connection) {
+            (Ok(reply), _) => reply.code == 421,
+            (Err(_), Some(connection)) => connection.was_closed(),
+            (Err(_), None) => true,
+        };
+        if begins && is_gone {
+            debug!("the upstream has closed its connection");
+            logged_in.drop_connection(gateway);
+            result = match reopen(gateway, logged_in).await {
+                Ok(()) => first_reply(logged_in, &octets).await,
+                Err(failure) => Err(failure),
+            };
+        }
+        (sent, result)
+    }
+}
+
+async fn first_reply(logged_in: &mut LoggedIn, octets: &[u8]) -> Result<Reply, Failure> {
+    if let Some(connection) = &mut logged_in.connection {
+        connection.output().extend_from_slice(octets);
+    }
+    next_reply(logged_in).await
+}
+
+/// The reply to the next command of a flight.
+pub(super) async fn next_reply(logged_in: &mut LoggedIn) -> Result<Reply, Failure> {
+    match &mut logged_in.connection {
+        Some(connection) => connection.reply().await,
+        None => Err(FailureKind::UpstreamLost.because("the upstream has closed the connection")),
+    }
+}
+
+async fn reopen(gateway: &Gateway, logged_in: &mut LoggedIn) -> Result<(), Failure> {
+    let hostname = &gateway.submission.settings.hostname;
+    let connected =
+        authorization::connect(&logged_in.upstream, &logged_in.credential, hostname).await;
+    let connection = connected.map_err(|failure| match failure.kind {
+        // It was right a while ago, so the user is not asked for another one.
+        FailureKind::AuthRejected => FailureKind::AuthUnavailable.because(failure.cause),
+        _ => failure,
+    })?;
+    logged_in.extensions = connection.extensions();
+    logged_in.connection = Some(connection);
+    Ok(())
+}

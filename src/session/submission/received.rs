@@ -1,0 +1,135 @@
+//! The Received line (RFC 5321 §4.4): all that is added to a message.
+
+use std::fmt::{self, Display};
+use std::io::Write;
+use std::net::IpAddr;
+
+use super::{Introduction, Session};
+use crate::clock::MessageDate;
+
+/// Octets of what a client calls itself that are repeated.
+const NAME_OCTETS_MAX: usize = 255;
+
+/// Appends the line for a message of this session.
+pub(super) fn line(is_utf8: bool, session: &Session<'_>, out: &mut Vec<u8>) {
+    let trace = Trace {
+        introduction: session.logged_in.introduction.as_ref(),
+        address: session.client.address,
+        hostname: &session.gateway.submission.settings.hostname,
+        is_utf8,
+        is_secure: session.client.secure,
+        is_authenticated: session.logged_in.by_auth,
+        date: MessageDate::now(),
+    };
+    // Writing into a vector cannot fail.
+    let _ = write!(
+        out,
+        "{trace} id {};\r\n\t{}\r\n",
+        session.record.id, trace.date
+    );
+}
+
+struct Trace<'a> {
+    introduction: Option<&'a Introduction>,
+    address: IpAddr,
+    hostname: &'a str,
+    is_utf8: bool,
+    is_secure: bool,
+    is_authenticated: bool,
+    date: MessageDate,
+}
+
+impl Trace<'_> {
+    /// RFC 3848 §1, RFC 6531 §4.3
+    fn with(&self) -> &'static str {
+        let is_extended = self.introduction.is_some_and(|said| said.is_extended);
+        match (self.is_utf8, self.is_secure, self.is_authenticated) {
+            (true, false, false) => "UTF8SMTP",
+            (true, false, true) => "UTF8SMTPA",
+            (true, true, false) => "UTF8SMTPS",
+            (true, true, true) => "UTF8SMTPSA",
+            (false, false, false) if !is_extended => "SMTP",
+            (false, false, false) => "ESMTP",
+            (false, false, true) => "ESMTPA",
+            (false, true, false) => "ESMTPS",
+            (false, true, true) => "ESMTPSA",
+        }
+    }
+}
+
+impl Display for Trace<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.introduction.map_or(&b""[..], |said| &said.name);
+        let name = &name[..name.len().min(NAME_OCTETS_MAX)];
+        f.write_str("Received: from ")?;
+        match name {
+            b"" => f.write_str("unknown")?,
+            _ => {
+                for octet in name {
+                    let is_plain = octet.is_ascii_alphanumeric() || b"-._:[]".contains(octet);
+                    write!(f, "{}", if is_plain { char::from(*octet) } else { '?' })?;
+                }
+            }
+        }
+        let literal = match self.address {
+            IpAddr::V4(address) => format!("[{address}]"),
+            IpAddr::V6(address) => format!("[IPv6:{address}]"),
+        };
+        write!(
+            f,
+            " ({literal})\r\n\tby {} (popgate) with {}",
+            self.hostname,
+            self.with()
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trace(name: Option<(&str, bool)>, is_utf8: bool, is_secure: bool, by_auth: bool) -> String {
+        let introduction = name.map(|(name, is_extended)| Introduction {
+            name: name.as_bytes().to_vec(),
+            is_extended,
+        });
+        Trace {
+            introduction: introduction.as_ref(),
+            address: "192.0.2.7".parse().expect("an address"),
+            hostname: "popgate.localdomain",
+            is_utf8,
+            is_secure,
+            is_authenticated: by_auth,
+            date: MessageDate::now(),
+        }
+        .to_string()
+    }
+
+    #[test]
+    fn what_is_said_of_a_client() {
+        assert_eq!(
+            trace(Some(("KM_C250i", true)), false, true, true),
+            "Received: from KM_C250i ([192.0.2.7])\r\n\tby popgate.localdomain (popgate) with ESMTPSA"
+        );
+        for (name, is_utf8, is_secure, by_auth, expected) in [
+            (Some(("a", true)), false, false, true, "ESMTPA"),
+            (Some(("a", true)), true, true, true, "UTF8SMTPSA"),
+            (Some(("a", true)), false, false, false, "ESMTP"),
+            (Some(("a", false)), false, false, false, "SMTP"),
+            (None, false, true, false, "ESMTPS"),
+        ] {
+            let line = trace(name, is_utf8, is_secure, by_auth);
+            assert!(line.ends_with(&format!(" with {expected}")), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_a_client_calls_itself_can_mean_nothing() {
+        let line = trace(Some(("x(y)\\;<z>\"", true)), false, false, true);
+        assert!(line.starts_with("Received: from x?y????z?? ("), "{line}");
+        let line = trace(None, false, false, true);
+        assert!(line.starts_with("Received: from unknown ("), "{line}");
+        let line = trace(Some((&"x".repeat(1000), true)), false, false, true);
+        assert!(line.len() < 400, "{line}");
+    }
+}

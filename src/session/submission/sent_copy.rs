@@ -1,0 +1,265 @@
+//! The copy of a sent message in the account's folder of sent mail, behind the client's back: whatever
+//! becomes of it, the message is sent.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use super::Session;
+use crate::config::SentCopy;
+use crate::failure::{Failure, FailureKind};
+use crate::imap::command::AppendedHeader;
+use crate::imap::response::SpecialUse;
+use crate::metrics::{Metrics, SentCopyResult};
+use crate::sasl::Credential;
+use crate::session::{Gateway, SessionId};
+use crate::smtp::header::MessageIdFinder;
+use crate::spool::Spool;
+use crate::upstream::{ImapClient, Upstream};
+
+/// Messages that are written to disk or wait there.
+const COPIES_MAX: usize = 256;
+
+/// Copies that are being put into mailboxes; few enough for any account's limit of connections.
+const CONNECTIONS_MAX: usize = 8;
+
+/// Pauses before the attempts. The first one lets a provider store a copy of its own, which is looked
+/// for.
+const PAUSES: [Duration; 4] = [
+    Duration::from_secs(5),
+    Duration::from_secs(30),
+    Duration::from_secs(2 * 60),
+    Duration::from_secs(10 * 60),
+];
+
+/// What mail programs call the folder when no attribute tells.
+const SENT_NAMES: &[&str] = &[
+    "Sent",
+    "Sent Items",
+    "Sent Messages",
+    "Sent Mail",
+    "Gesendet",
+];
+
+/// The copies that are on their way.
+#[derive(Clone)]
+pub struct SentCopies {
+    tasks: TaskTracker,
+    places: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+}
+
+impl Default for SentCopies {
+    fn default() -> Self {
+        Self {
+            tasks: TaskTracker::new(),
+            places: Arc::new(Semaphore::new(COPIES_MAX)),
+            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        }
+    }
+}
+
+impl SentCopies {
+    /// Waits for those that are on their way, but not for longer than this.
+    pub async fn finish(&self, patience: Duration) {
+        self.tasks.close();
+        if timeout(patience, self.tasks.wait()).await.is_err() {
+            let left = self.tasks.len();
+            warn!(
+                left,
+                "messages were sent without a copy in the folder of sent mail"
+            );
+        }
+    }
+}
+
+/// A message that is written to disk while it is sent.
+pub(super) struct Copying {
+    spool: Spool,
+    message_id: MessageIdFinder,
+    header: AppendedHeader,
+    place: OwnedSemaphorePermit,
+}
+
+impl Copying {
+    /// Begins, if this upstream's sent mail is to be copied.
+    pub(super) async fn begin(is_utf8: bool, session: &mut Session<'_>) -> Option<Self> {
+        let service = &session.gateway.submission;
+        let provider_keeps_one = session
+            .logged_in
+            .upstream
+            .settings()
+            .quirks
+            .keeps_sent_copies;
+        match service.settings.sent_copy {
+            SentCopy::Never => return None,
+            SentCopy::Auto if provider_keeps_one => return None,
+            SentCopy::Auto | SentCopy::Always => {}
+        }
+        let Ok(place) = service.copies.places.clone().try_acquire_owned() else {
+            no_copy(&"too many messages wait for theirs", session);
+            return None;
+        };
+        let name = format!("popgate-{}-{}", std::process::id(), session.record.id);
+        match Spool::create(&service.settings.spool_folder, &name).await {
+            Ok(spool) => Some(Self {
+                spool,
+                message_id: MessageIdFinder::default(),
+                header: match is_utf8 {
+                    true => AppendedHeader::Utf8,
+                    false => AppendedHeader::Ascii,
+                },
+                place,
+            }),
+            Err(error) => {
+                no_copy(&format!("smtp.spool_folder: {error}"), session);
+                None
+            }
+        }
+    }
+
+    /// Takes some of the message, as the upstream gets it but for the stuffing.
+    pub(super) async fn push(&mut self, octets: &[u8]) -> io::Result<()> {
+        self.message_id.push(octets);
+        self.spool.push(octets).await
+    }
+
+    /// There will be no copy.
+    pub(super) fn fail(&self, error: &io::Error, session: &Session<'_>) {
+        no_copy(&format!("smtp.spool_folder: {error}"), session);
+    }
+
+    /// The message was sent; its copy follows.
+    pub(super) fn store(self, session: &Session<'_>) {
+        let Gateway {
+            submission,
+            metrics,
+            draining,
+            ..
+        } = session.gateway;
+        let task = Task {
+            copying: self,
+            upstream: session.logged_in.upstream.clone(),
+            credential: session.logged_in.credential.clone(),
+            session: session.record.id,
+            metrics: metrics.clone(),
+            connections: submission.copies.connections.clone(),
+            draining: draining.clone(),
+        };
+        submission.copies.tasks.spawn(task.run());
+    }
+}
+
+fn no_copy(cause: &dyn std::fmt::Display, session: &Session<'_>) {
+    let name = &session.logged_in.upstream.settings().name;
+    session
+        .gateway
+        .metrics
+        .sent_copy(name, SentCopyResult::Failed);
+    warn!(session = %session.record.id, %cause, "no copy of a sent message");
+}
+
+struct Task {
+    copying: Copying,
+    upstream: Arc<Upstream>,
+    credential: Credential,
+    session: SessionId,
+    metrics: Arc<Metrics>,
+    connections: Arc<Semaphore>,
+    draining: CancellationToken,
+}
+
+impl Task {
+    async fn run(mut self) {
+        let mut result = SentCopyResult::Failed;
+        for pause in PAUSES {
+            // Who ends now does not wait, but tries.
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.draining.cancelled() => {}
+            }
+            match self.attempt().await {
+                Ok(done) => {
+                    result = done;
+                    break;
+                }
+                Err(failure) => {
+                    let (session, upstream) = (self.session, &self.upstream.settings().name);
+                    warn!(%session, %upstream, %failure, "no copy of a sent message yet");
+                    if !may_pass(failure.kind) {
+                        break;
+                    }
+                }
+            }
+        }
+        let session = self.session;
+        self.metrics
+            .sent_copy(&self.upstream.settings().name, result);
+        match result {
+            SentCopyResult::Failed => warn!(%session, "no copy of a sent message"),
+            SentCopyResult::Stored | SentCopyResult::Duplicate => {
+                debug!(%session, result = result.label(), "copy of a sent message");
+            }
+        }
+        drop(self.copying.place);
+    }
+
+    async fn attempt(&mut self) -> Result<SentCopyResult, Failure> {
+        // It is never closed.
+        let _connection = self.connections.clone().acquire_owned().await;
+        let name = &self.upstream.settings().name;
+        let _open = self.metrics.upstream_connection(name, "in_use");
+        let mut imap = self.upstream.connect_anew().await?;
+        imap.authenticate(&self.credential).await?;
+        let result = store(&mut self.copying, &mut imap).await;
+        if result.is_ok() {
+            imap.logout().await;
+        }
+        result
+    }
+}
+
+/// A wrong password or a missing folder will not mend itself.
+fn may_pass(kind: FailureKind) -> bool {
+    !matches!(
+        kind,
+        FailureKind::AuthRejected | FailureKind::OurMistake | FailureKind::Misconfigured
+    )
+}
+
+async fn store(copying: &mut Copying, imap: &mut ImapClient) -> Result<SentCopyResult, Failure> {
+    if copying.header == AppendedHeader::Utf8 {
+        imap.enable_utf8().await?;
+        if !imap.is_utf8() {
+            return Err(FailureKind::Misconfigured
+                .because("the mailbox takes no UTF-8 in headers, which the message may have"));
+        }
+    }
+    let of_provider = imap.quirks().sent_folder.clone();
+    let names: Vec<&str> = of_provider
+        .iter()
+        .map(String::as_str)
+        .chain(SENT_NAMES.iter().copied())
+        .collect();
+    let target = imap.folders().await?.find(&[SpecialUse::Sent], &names);
+    match target.exists {
+        false => imap.create(&target.mailbox).await?,
+        true => {
+            if let Some(id) = copying.message_id.found() {
+                imap.select(&target.mailbox).await?;
+                if imap.has_message_id(id).await? {
+                    return Ok(SentCopyResult::Duplicate);
+                }
+            }
+        }
+    }
+    imap.append(&target.mailbox, &mut copying.spool, copying.header)
+        .await?;
+    Ok(SentCopyResult::Stored)
+}

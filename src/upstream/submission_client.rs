@@ -1,0 +1,298 @@
+//! [`SubmissionClient`]: one connection to a submission server (RFC 6409), from greeting to QUIT.
+
+mod login;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Upstream;
+use crate::config::EndpointSecurity;
+use crate::failure::{Failure, FailureKind};
+use crate::line_stream::{LineError, LineStream};
+use crate::sasl::Credential;
+use crate::smtp::Garbled;
+use crate::smtp::extension::Extensions;
+use crate::smtp::reply::{Class, Reply, ReplyLine};
+
+/// Octets of a line of a reply; RFC 5321 §4.5.3.1.5 has 512, the explanations of some have more.
+const LINE_OCTETS_MAX: usize = 4096;
+
+/// Lines of a reply.
+const LINES_MAX: usize = 100;
+
+/// Time for the reply to the end of a message (RFC 5321 §4.5.3.2.6). Who gives up before the upstream
+/// does may send a message twice.
+const END_OF_DATA_PATIENCE: Duration = Duration::from_secs(10 * 60);
+
+/// Time for the last words to an upstream.
+const QUIT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Octets of the upstream's text that go into a log line.
+const QUOTED_OCTETS_MAX: usize = 200;
+
+/// One connection to a submission server. Dropping it closes the connection at once, and what was sent
+/// of a message comes to nothing.
+pub struct SubmissionClient {
+    stream: LineStream,
+    upstream: Arc<Upstream>,
+    extensions: Extensions,
+    /// So that no text of the upstream which repeats it reaches a log or another client.
+    credential: Option<Credential>,
+    was_closed: bool,
+}
+
+impl Upstream {
+    /// A connection to the submission service through TLS, greeting and EHLO, ready to log in;
+    /// `hostname` is how we call ourselves.
+    ///
+    /// # Errors
+    /// `UpstreamUnreachable` for what may pass, `Misconfigured` for a certificate that does not fit and
+    /// for an upstream that sends no mail.
+    pub async fn connect_submission(
+        self: &Arc<Self>,
+        hostname: &str,
+    ) -> Result<SubmissionClient, Failure> {
+        let result = self.connect_submission_uncounted(hostname).await;
+        if let Err(failure) = &result {
+            self.metrics
+                .upstream_error(&self.settings.name, failure.kind);
+        }
+        result
+    }
+
+    async fn connect_submission_uncounted(
+        self: &Arc<Self>,
+        hostname: &str,
+    ) -> Result<SubmissionClient, Failure> {
+        let Some(endpoint) = &self.settings.smtp else {
+            return Err(
+                FailureKind::Misconfigured.because("the upstream of this login has no smtp")
+            );
+        };
+        let mut transport = self.dial(endpoint).await?;
+        if endpoint.security == EndpointSecurity::Implicit {
+            transport = self.secure(endpoint, transport).await?;
+        }
+        let stream = LineStream::new(transport, self.stall_limit);
+        let mut client = SubmissionClient::new(stream, self.clone());
+        client.greeting().await?;
+        client.ehlo(hostname).await?;
+        if endpoint.security == EndpointSecurity::StartTls {
+            let clear = client.start_tls().await?.into_transport();
+            let transport = self.secure(endpoint, clear).await?;
+            let stream = LineStream::new(transport, self.stall_limit);
+            client = SubmissionClient::new(stream, self.clone());
+            // What was said in clear text is forgotten (RFC 3207 §4.2).
+            client.ehlo(hostname).await?;
+        }
+        let extensions = client.extensions;
+        self.note(|seen| seen.submission = Some(extensions));
+        Ok(client)
+    }
+}
+
+impl SubmissionClient {
+    fn new(stream: LineStream, upstream: Arc<Upstream>) -> Self {
+        Self {
+            stream,
+            upstream,
+            extensions: Extensions::default(),
+            credential: None,
+            was_closed: false,
+        }
+    }
+
+    async fn greeting(&mut self) -> Result<(), Failure> {
+        let unreachable = |cause: String| FailureKind::UpstreamUnreachable.because(cause);
+        match self.reply().await {
+            Ok(reply) if reply.code == 220 => Ok(()),
+            Ok(reply) => {
+                let text = self.quote(&reply);
+                Err(unreachable(format!("the upstream turned us away: {text}")))
+            }
+            Err(failure) => Err(unreachable(format!("no SMTP greeting: {}", failure.cause))),
+        }
+    }
+
+    /// EHLO, or HELO where that is not known (RFC 5321 §3.2).
+    async fn ehlo(&mut self, hostname: &str) -> Result<(), Failure> {
+        let mut reply = self.command(&format!("EHLO {hostname}")).await?;
+        let is_unknown = reply.class() == Class::Never;
+        if is_unknown {
+            reply = self.command(&format!("HELO {hostname}")).await?;
+        }
+        if reply.class() != Class::Done {
+            let text = self.quote(&reply);
+            return Err(
+                FailureKind::UpstreamUnreachable.because(format!("refused our greeting: {text}"))
+            );
+        }
+        self.extensions = match is_unknown {
+            true => Extensions::default(),
+            false => Extensions::parse(reply.lines.iter().skip(1).map(Vec::as_slice)),
+        };
+        Ok(())
+    }
+
+    /// STARTTLS, whatever was advertised: an upstream that does not want it is not spoken to.
+    async fn start_tls(mut self) -> Result<LineStream, Failure> {
+        let reply = self.command("STARTTLS").await?;
+        if reply.code != 220 {
+            let text = self.quote(&reply);
+            return Err(FailureKind::UpstreamUnreachable
+                .because(format!("the upstream refuses STARTTLS: {text}")));
+        }
+        if self.stream.has_input() {
+            // Somebody in between added clear text that we would take for the upstream's.
+            return Err(
+                FailureKind::UpstreamGarbled.because("clear text behind the 220 to STARTTLS")
+            );
+        }
+        Ok(self.stream)
+    }
+
+    /// What it can do.
+    pub fn extensions(&self) -> Extensions {
+        self.extensions
+    }
+
+    /// Where commands and messages are appended. They go out with the next wait for a reply, or
+    /// [`Self::relieve`].
+    pub fn output(&mut self) -> &mut Vec<u8> {
+        self.stream.output()
+    }
+
+    /// Makes room for more of a message.
+    ///
+    /// # Errors
+    /// When the upstream takes nothing more.
+    pub async fn relieve(&mut self) -> Result<(), Failure> {
+        Ok(self.stream.relieve().await?)
+    }
+
+    /// The next reply, whatever it says. All of it must come within `timeouts.upstream`.
+    ///
+    /// # Errors
+    /// When the upstream was lost or broke the grammar.
+    pub async fn reply(&mut self) -> Result<Reply, Failure> {
+        self.reply_within(self.upstream.stall_limit).await
+    }
+
+    /// The reply to the end of a message.
+    ///
+    /// # Errors
+    /// When the upstream was lost or broke the grammar; nobody knows then what became of the message.
+    pub async fn reply_to_message(&mut self) -> Result<Reply, Failure> {
+        self.stream.flush().await?;
+        self.stream.limit_stalls(END_OF_DATA_PATIENCE);
+        let reply = self.reply_within(END_OF_DATA_PATIENCE).await;
+        self.stream.limit_stalls(self.upstream.stall_limit);
+        reply
+    }
+
+    async fn reply_within(&mut self, limit: Duration) -> Result<Reply, Failure> {
+        let reply = self.reply_uncounted(limit).await;
+        if let Err(ReplyError::Line(LineError::Closed | LineError::Transport(_))) = &reply {
+            self.was_closed = true;
+        }
+        reply.map_err(Failure::from)
+    }
+
+    async fn reply_uncounted(&mut self, limit: Duration) -> Result<Reply, ReplyError> {
+        // The time to send is not that of the upstream's thoughts.
+        self.stream.flush().await?;
+        self.stream.set_deadline(Some(Instant::now() + limit));
+        let mut code = None;
+        let mut lines = Vec::new();
+        loop {
+            let line = ReplyLine::parse(self.stream.line(LINE_OCTETS_MAX).await?)?;
+            if code.is_some_and(|code| code != line.code) {
+                return Err(Garbled("two codes in one reply").into());
+            }
+            let ReplyLine {
+                code: said,
+                is_last,
+                ..
+            } = line;
+            code = Some(said);
+            lines.push(line.text.to_vec());
+            if is_last {
+                self.stream.set_deadline(None);
+                return Ok(Reply { code: said, lines });
+            }
+            if lines.len() >= LINES_MAX {
+                return Err(Garbled("a reply without end").into());
+            }
+        }
+    }
+
+    async fn command(&mut self, command: &str) -> Result<Reply, Failure> {
+        let out = self.stream.output();
+        out.extend_from_slice(command.as_bytes());
+        out.extend_from_slice(b"\r\n");
+        self.reply().await
+    }
+
+    /// Whether the upstream has ended the connection, which it may do at any time between messages.
+    pub fn was_closed(&self) -> bool {
+        self.was_closed
+    }
+
+    /// QUIT, without waiting for its answer; nothing depends on it.
+    pub async fn quit(mut self) {
+        self.stream.limit_stalls(QUIT_PATIENCE);
+        self.stream.output().extend_from_slice(b"QUIT\r\n");
+        self.stream.close().await;
+    }
+
+    /// Octets from and to the upstream so far.
+    pub fn octets(&self) -> (u64, u64) {
+        (self.stream.octets_read(), self.stream.octets_written())
+    }
+
+    /// A reply as a log may show it: short, escaped, without our credential.
+    pub fn quote(&self, reply: &Reply) -> String {
+        if self.repeats_credential(reply) {
+            return format!("{} (withheld: it repeats the credential)", reply.code);
+        }
+        let text = reply.text();
+        let shown = &text[..text.len().min(QUOTED_OCTETS_MAX)];
+        format!("{} \"{}\"", reply.code, shown.escape_ascii())
+    }
+
+    /// Whether nobody else may see this reply.
+    pub fn repeats_credential(&self, reply: &Reply) -> bool {
+        self.credential
+            .as_ref()
+            .is_some_and(|credential| credential.is_echoed_in(&reply.text()))
+    }
+}
+
+/// Why there is no reply.
+enum ReplyError {
+    Line(LineError),
+    Garbled(Garbled),
+}
+
+impl From<LineError> for ReplyError {
+    fn from(error: LineError) -> Self {
+        Self::Line(error)
+    }
+}
+
+impl From<Garbled> for ReplyError {
+    fn from(garbled: Garbled) -> Self {
+        Self::Garbled(garbled)
+    }
+}
+
+impl From<ReplyError> for Failure {
+    fn from(error: ReplyError) -> Self {
+        match error {
+            ReplyError::Line(error) => error.into(),
+            ReplyError::Garbled(garbled) => garbled.into(),
+        }
+    }
+}
