@@ -265,6 +265,12 @@ impl LineStream {
         self.output.extend_from_slice(octets);
     }
 
+    /// Forgets output that cannot be sent any more. What was sent of it is not whole.
+    pub fn discard_output(&mut self) {
+        self.output.clear();
+        self.sent = 0;
+    }
+
     /// Makes room: flushes when more than [`OUTPUT_OCTETS_MAX`] octets wait to go out.
     ///
     /// # Errors

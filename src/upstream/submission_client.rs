@@ -26,8 +26,8 @@ const LINES_MAX: usize = 100;
 /// does may send a message twice.
 const END_OF_DATA_PATIENCE: Duration = Duration::from_secs(10 * 60);
 
-/// Time for the last words to an upstream.
-const QUIT_PATIENCE: Duration = Duration::from_secs(5);
+/// Time for the last words to an upstream, and for its own.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Octets of the upstream's text that go into a log line.
 const QUOTED_OCTETS_MAX: usize = 200;
@@ -172,6 +172,22 @@ impl SubmissionClient {
         Ok(self.stream.relieve().await?)
     }
 
+    /// Sends what there is of a message.
+    ///
+    /// # Errors
+    /// As [`Self::relieve`].
+    pub async fn flush(&mut self) -> Result<(), Failure> {
+        Ok(self.stream.flush().await?)
+    }
+
+    /// Why the upstream takes nothing more of a message, if it has said so before it ended the connection.
+    /// It has not seen the end of the message, so that it can have refused it, and nothing else.
+    pub async fn refusal(&mut self) -> Option<Reply> {
+        self.stream.discard_output();
+        let reply = self.reply_within(LAST_WORDS).await.ok()?;
+        matches!(reply.class(), Class::NotNow | Class::Never).then_some(reply)
+    }
+
     /// The next reply, whatever it says. All of it must come within `timeouts.upstream`.
     ///
     /// # Errors
@@ -242,7 +258,7 @@ impl SubmissionClient {
 
     /// QUIT, without waiting for its answer; nothing depends on it.
     pub async fn quit(mut self) {
-        self.stream.limit_stalls(QUIT_PATIENCE);
+        self.stream.limit_stalls(LAST_WORDS);
         self.stream.output().extend_from_slice(b"QUIT\r\n");
         self.stream.close().await;
     }

@@ -51,6 +51,12 @@ pub(crate) fn paired(transcript: &Transcript) -> Transcript {
                 });
             }
         }
+        if !unsaid.rest().is_empty() {
+            steps.push(Step {
+                act: Act::UpstreamHears(dial, unsaid.rest().to_vec()),
+                ..step.clone()
+            });
+        }
         if has_answer {
             if !said.is_empty() {
                 steps.push(Step {

@@ -98,6 +98,11 @@ impl<'a> Unsaid<'a> {
         Self { octets, is_content }
     }
 
+    /// What is left.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.octets
+    }
+
     /// The next unit, if all of it was said.
     pub(crate) fn next(&mut self) -> Option<&'a [u8]> {
         let end = match (self.is_content, self.octets.starts_with(b".\r\n")) {

@@ -72,7 +72,25 @@ enum Trouble {
     TooLarge,
     BareNewline,
     EightBit,
+    /// The upstream has refused it before its end, in these words.
+    Refused(Vec<u8>),
     Upstream(Failure),
+}
+
+impl Trouble {
+    /// An upstream that takes nothing more may have said why.
+    async fn with_upstream(lost: Failure, session: &mut Session<'_>) -> Self {
+        let refusal = match &mut session.logged_in.connection {
+            Some(connection) => connection.refusal().await,
+            None => None,
+        };
+        let trouble = match refusal {
+            Some(reply) => Self::Refused(envelope::words(&reply, session.logged_in)),
+            None => Self::Upstream(lost),
+        };
+        session.logged_in.drop_connection(session.gateway);
+        trouble
+    }
 }
 
 /// Reads a message up to its end.
@@ -269,8 +287,14 @@ impl Message {
             && let Some(connection) = &mut session.logged_in.connection
         {
             self.stuffer.push(&self.octets, connection.output());
-            if let Err(failure) = connection.relieve().await {
-                self.trouble = Some(Trouble::Upstream(failure));
+            // What came goes on now, unless there is something to go with it.
+            let is_alone = !session.client.lines.has_input() && !self.reader.is_complete();
+            let sent = match is_alone {
+                true => connection.flush().await,
+                false => connection.relieve().await,
+            };
+            if let Err(lost) = sent {
+                self.trouble = Some(Trouble::with_upstream(lost, session).await);
             }
         }
         if self.trouble.is_some() {
@@ -306,11 +330,19 @@ impl Message {
         self.is_concluded = true;
         let (code, enhanced, text) = match trouble {
             Trouble::Upstream(failure) => return self.fail(&failure, session),
+            Trouble::Refused(words) => return self.refused(&words, session),
             Trouble::TooLarge => TOO_LARGE,
             Trouble::BareNewline => (554, "5.6.0", "a line end that is not CRLF"),
             Trouble::EightBit => (554, "5.6.3", "the mail server takes no 8-bit text"),
         };
         session.record.refuse(session.client, code, enhanced, text);
+        self.count(false, SubmissionResult::Refused, session);
+    }
+
+    /// Tells the client why the upstream refuses it.
+    fn refused(&self, words: &[u8], session: &mut Session<'_>) {
+        session.client.lines.output().extend_from_slice(words);
+        session.record.refused += 1;
         self.count(false, SubmissionResult::Refused, session);
     }
 
@@ -331,15 +363,18 @@ impl Message {
 
 /// Tells the upstream that the message has ended, and the client what the upstream says to that.
 pub(super) async fn conclude(mut message: Message, session: &mut Session<'_>) {
+    if let Some(connection) = &mut session.logged_in.connection {
+        std::mem::take(&mut message.stuffer).end(connection.output());
+        if let Err(lost) = connection.flush().await {
+            message.trouble = Some(Trouble::with_upstream(lost, session).await);
+        }
+    }
     if let Some(trouble) = message.trouble.take() {
         message.explain(trouble, session);
         return;
     }
     let reply = match &mut session.logged_in.connection {
-        Some(connection) => {
-            std::mem::take(&mut message.stuffer).end(connection.output());
-            connection.reply_to_message().await
-        }
+        Some(connection) => connection.reply_to_message().await,
         None => Err(FailureKind::UpstreamLost.because("the upstream has closed the connection")),
     };
     let reply = match reply {
@@ -352,11 +387,8 @@ pub(super) async fn conclude(mut message: Message, session: &mut Session<'_>) {
     match reply.class() {
         Class::Done => accepted(&reply, message, session),
         Class::NotNow | Class::Never => {
-            let mut words = Vec::new();
-            envelope::pass_on(&reply, session.logged_in, &mut words);
-            session.client.lines.output().append(&mut words);
-            session.record.refused += 1;
-            message.count(false, SubmissionResult::Refused, session);
+            let words = envelope::words(&reply, session.logged_in);
+            message.refused(&words, session);
         }
         Class::GoOn => {
             let cause = format!("{} to a message", reply.code);
@@ -369,9 +401,8 @@ pub(super) async fn conclude(mut message: Message, session: &mut Session<'_>) {
 }
 
 fn accepted(reply: &Reply, mut message: Message, session: &mut Session<'_>) {
-    let mut words = Vec::new();
-    envelope::pass_on(reply, session.logged_in, &mut words);
-    session.client.lines.output().append(&mut words);
+    let words = envelope::words(reply, session.logged_in);
+    session.client.lines.output().extend_from_slice(&words);
     let octets = message.reader.octets();
     session.record.accepted += 1;
     session.record.accepted_octets += octets;

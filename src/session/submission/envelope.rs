@@ -440,7 +440,7 @@ impl Envelope {
             }
             What::Reset | What::Data => {}
         }
-        pass_on(&reply, session.logged_in, words);
+        words.append(&mut self::words(&reply, session.logged_in));
         if reply.code == 421 {
             self.is_open = false;
             self.recipients = 0;
@@ -498,8 +498,10 @@ fn understood(reply: Reply, what: What) -> Result<Reply, Failure> {
     }
 }
 
-/// Appends the upstream's words. That it closes its connection does not close the client's.
-pub(super) fn pass_on(reply: &Reply, logged_in: &LoggedIn, words: &mut Vec<u8>) {
+/// The upstream's words, as the client hears them. That the one closes its connection does not close the
+/// other's.
+pub(super) fn words(reply: &Reply, logged_in: &LoggedIn) -> Vec<u8> {
+    let mut words = Vec::new();
     let code = match reply.code {
         421 => 451,
         code => code,
@@ -510,7 +512,8 @@ pub(super) fn pass_on(reply: &Reply, logged_in: &LoggedIn, words: &mut Vec<u8>) 
             code,
             lines: vec![b"(withheld)".to_vec()],
         }
-        .pass_on(code, words),
-        false => reply.pass_on(code, words),
+        .pass_on(code, &mut words),
+        false => reply.pass_on(code, &mut words),
     }
+    words
 }
