@@ -13,7 +13,7 @@ use zeroize::Zeroize;
 /// Octets asked for by one read while a stream rests: a command, since a session that waits keeps them.
 const READ_OCTETS_RESTING: usize = 128;
 
-/// Octets asked for by the first read: a greeting, or the replies to what opens a mailbox.
+/// Octets asked for by the first read: a greeting, or the commands of a client that does not wait.
 const READ_OCTETS_FIRST: usize = 4 * 1024;
 
 /// Octets asked for by one read while a lot comes in.

@@ -2,7 +2,7 @@
 
 /// Octets that are looked through at once for what needs care. Little does, and to find that out for many
 /// octets together takes a fraction of what it takes line by line.
-const BLOCK_OCTETS: usize = if cfg!(test) { 8 } else { 1024 };
+const BLOCK_OCTETS: usize = if cfg!(test) { 8 } else { 256 };
 
 /// Makes a message out of any octets: CRLF line ends, leading dots doubled, a line end at the end.
 ///
@@ -58,21 +58,23 @@ impl DotStuffer {
         let mut stuffed = 0;
         let mut copied = 0;
         let mut start = 0;
+        let mut previous = self.previous;
         for block in chunk.chunks(BLOCK_OCTETS) {
-            if needs_care(self.previous, block) {
+            if needs_care(previous, block) {
                 for (place, octet) in (start..).zip(block) {
-                    if let Some(inserted) = inserted(self.previous, *octet) {
+                    if let Some(inserted) = inserted(previous, *octet) {
                         out.extend_from_slice(&chunk[copied..place]);
                         out.push(inserted);
                         stuffed += usize::from(inserted == b'.');
                         copied = place;
                     }
-                    self.previous = *octet;
+                    previous = *octet;
                 }
             }
-            self.previous = block.last().copied().unwrap_or(self.previous);
+            previous = block.last().copied().unwrap_or(previous);
             start += block.len();
         }
+        self.previous = previous;
         out.extend_from_slice(&chunk[copied..]);
         if self.nul == Nul::Replaced {
             replace_nul(&mut out[written_before..]);

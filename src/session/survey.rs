@@ -7,8 +7,9 @@ use super::pop3::update::{abilities, find_target};
 use crate::config::MaildropSettings;
 use crate::failure::Failure;
 use crate::imap::capability::{Capabilities, Capability};
-use crate::imap::command::{ListingIdentity, ListingRange, Section};
+use crate::imap::command::{Command, ListingIdentity, ListingRange, Section};
 use crate::imap::ids::{Uid, UidValidity};
+use crate::imap::response::Untagged;
 use crate::maildrop::{Removal, UniqueIdFormat};
 use crate::pop3::multi_line::{DotStuffer, Nul};
 use crate::sasl::Credential;
@@ -228,8 +229,10 @@ fn tell_unique_ids(report: &mut String, format: UniqueIdFormat, validity: UidVal
 /// Compares RFC822.SIZE of the smallest message with its octets.
 async fn exactness_of_sizes(imap: &mut ImapClient) -> Result<String, Failure> {
     let mut smallest: Option<(Uid, u64)> = None;
-    imap.list_messages(ListingRange::ALL, ListingIdentity::Uid, |fetch| {
-        if let (Some(uid), Some(octets)) = (fetch.uid, fetch.octets)
+    let command = Command::fetch_listing(ListingRange::ALL, ListingIdentity::Uid);
+    imap.inquire(vec![command], |untagged| {
+        if let Untagged::Fetch(fetch) = untagged
+            && let (Some(uid), Some(octets)) = (fetch.uid, fetch.octets)
             && smallest.is_none_or(|(_, least)| octets < least)
         {
             smallest = Some((uid, octets));

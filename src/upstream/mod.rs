@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 pub use dial::{Dial, Dialling, TcpDialer};
-pub use imap_client::{Folders, ImapClient, Selected, Target};
+pub use imap_client::{Folders, ImapClient, MESSAGES_MAX, Selected, Target};
 pub use literal::LiteralReader;
 pub use submission_client::SubmissionClient;
 use warm::Warm;
@@ -49,6 +49,8 @@ pub struct Seen {
     pub volunteers_capabilities: bool,
     /// How many octets the way from it holds, as the last connection with much traffic found.
     pub octets_on_the_way: u64,
+    /// Whether it has lost what was sent together with AUTHENTICATE.
+    pub loses_what_follows_authenticate: bool,
     /// Whether it has answered commands in another order than that in which they were sent.
     pub answers_out_of_order: bool,
     /// Of its submission service, under TLS.

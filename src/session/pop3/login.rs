@@ -75,6 +75,8 @@ pub(super) async fn run(
     }
     gateway.accounts.note_login(upstream, &credential);
     gateway.listings.note(&key, snapshot);
+    // What the listing came through is not needed by a client that will only wait.
+    imap.rest();
     debug!(
         session = %record.id,
         login = record.login.as_deref().unwrap_or_default(),

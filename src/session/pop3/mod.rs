@@ -85,6 +85,7 @@ async fn conversation(
         return Ok(());
     };
     client.lines.limit_stalls(gateway.timeouts.idle);
+    client.lines.rest();
     let transaction = tokio::select! {
         result = transaction::run(client, gateway, offer, &mut logged_in, record) => result,
         () = gateway.drained.cancelled() => Err(SessionEnd::ShuttingDown),

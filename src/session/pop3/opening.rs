@@ -2,14 +2,16 @@
 
 use crate::config::MaildropSettings;
 use crate::failure::{Failure, FailureKind};
+use crate::imap::Garbled;
 use crate::imap::capability::{Capabilities, Capability};
 use crate::imap::command::{Command, ListingIdentity, MailboxName, SearchAnswer, SearchedState};
 use crate::imap::fetch::Fetch;
-use crate::imap::ids::UidSet;
+use crate::imap::ids::{Uid, UidSet};
+use crate::imap::response::Untagged;
 use crate::maildrop::snapshot::{self, Now, Question, Snapshot};
 use crate::maildrop::{Listing, ListingBuilder, Told, UniqueIdFormat};
 use crate::metrics::ListingCache;
-use crate::upstream::{ImapClient, Selected};
+use crate::upstream::{ImapClient, MESSAGES_MAX, Selected};
 
 /// How often the messages known may be compared with those that exist, while others come and go.
 const RECONCILIATIONS_MAX: u32 = 2;
@@ -94,13 +96,21 @@ pub(super) async fn open(
 /// # Errors
 /// When the upstream refuses or is lost.
 pub(super) async fn seen(imap: &mut ImapClient, listing: &Listing) -> Result<UidSet, Failure> {
+    let capabilities = imap.known_capabilities().await?;
+    let answer = SearchAnswer::from(capabilities);
+    let commands = snapshot::parts(listing)
+        .into_iter()
+        .map(|(first, last)| UidSet::range(first, last))
+        .map(|part| Command::search(&part, SearchedState::Seen, answer));
     let mut seen = UidSet::default();
-    for (first, last) in snapshot::parts(listing) {
-        let found = imap
-            .search_between(first, last, SearchedState::Seen)
-            .await?;
-        seen.insert_within(&found, first, last);
-    }
+    imap.inquire(commands.collect(), |untagged| {
+        if let Untagged::Search(uids) = untagged
+            && let Some(last) = listing.last()
+        {
+            seen.insert_within(&uids, Uid::FIRST, last);
+        }
+    })
+    .await?;
     Ok(seen)
 }
 
@@ -152,7 +162,7 @@ async fn bring_up_to_date(
     }
 }
 
-/// Asks all of them in one flight, and hands the answers to the builder.
+/// Asks all of them at once, and hands the answers to the builder.
 async fn ask(
     imap: &mut ImapClient,
     questions: Vec<Question>,
@@ -160,34 +170,54 @@ async fn ask(
     builder: &mut ListingBuilder,
 ) -> Result<(), Failure> {
     let capabilities = imap.known_capabilities().await?;
-    let commands = questions
-        .iter()
-        .map(|question| command(*question, identity, capabilities));
-    imap.anticipate(commands);
+    let mut found = UidSet::default();
+    let mut asked = questions.clone();
+    while !asked.is_empty() {
+        let commands = asked
+            .iter()
+            .map(|question| command(*question, identity, capabilities));
+        let commands = commands.collect();
+        let stopped_at = imap.inquire(commands, |untagged| hear(untagged, builder, &mut found));
+        let stopped_at = stopped_at.await?;
+        asked.retain_mut(|question| goes_on(question, stopped_at));
+    }
+    if found.ranges() > MESSAGES_MAX as usize {
+        return Err(Garbled("a SEARCH that finds more messages than there can be").into());
+    }
     for question in questions {
         match question {
-            Question::List(range) => {
-                imap.list_messages(range, identity, |fetch| add(fetch, builder))
-                    .await?;
+            Question::List(_) => {}
+            Question::Deleted(first, last) | Question::DeletedOrHidden(first, last) => {
+                builder.conceal(first, last, &found);
             }
-            Question::Deleted(first, last) => {
-                let state = SearchedState::Deleted;
-                let concealed = imap.search_between(first, last, state).await?;
-                builder.conceal(first, last, &concealed);
-            }
-            Question::DeletedOrHidden(first, last) => {
-                let state = SearchedState::DeletedOrHidden;
-                let concealed = imap.search_between(first, last, state).await?;
-                builder.conceal(first, last, &concealed);
-            }
-            Question::Present(first, last) => {
-                let state = SearchedState::Present;
-                let present = imap.search_between(first, last, state).await?;
-                builder.retain(first, last, &present);
-            }
+            Question::Present(first, last) => builder.retain(first, last, &found),
         }
     }
     Ok(())
+}
+
+/// RFC 9738 §3: a listing goes from the highest UID down, so that what is below where it stopped is
+/// still to come.
+fn goes_on(question: &mut Question, stopped_at: Option<Uid>) -> bool {
+    let Question::List(range) = question else {
+        return false;
+    };
+    let Some(lowest) = stopped_at else {
+        return false;
+    };
+    let descends = range.last.is_none_or(|last| lowest <= last) && range.first < lowest;
+    range.last = Uid::new(lowest.number() - 1);
+    descends
+}
+
+fn hear(untagged: Untagged, builder: &mut ListingBuilder, found: &mut UidSet) {
+    match untagged {
+        Untagged::Fetch(fetch) => add(fetch, builder),
+        Untagged::Search(uids) if found.ranges() <= MESSAGES_MAX as usize => {
+            found.insert_within(&uids, Uid::FIRST, Uid::LAST);
+        }
+        _ => {}
+    }
 }
 
 fn command(question: Question, identity: ListingIdentity, capabilities: Capabilities) -> Command {

@@ -191,7 +191,7 @@ impl ImapClient {
                 self.metrics.read_ahead(ReadAhead::Dropped, 1);
                 Ok(())
             }
-            None => Err(Garbled("the end of a command that we did not send").into()),
+            None => Err(self.unknown_end().into()),
         }
     }
 

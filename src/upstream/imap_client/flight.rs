@@ -2,9 +2,9 @@
 //! the questions about the mailbox take one round trip together.
 //!
 //! [`ImapClient::anticipate`] names them. They are sent behind the next command; when their turn comes,
-//! [`ImapClient::run`] finds them sent already and only hears the answer. A command that comes instead
-//! of them waits until their answers have been read and dropped. So nothing but time depends on what
-//! was anticipated, and each refusal is found where it belongs.
+//! [`ImapClient::run`] and [`ImapClient::inquire`] find them sent already and only hear the answer. A
+//! command that comes instead of them waits until their answers have been read and dropped. So nothing
+//! but time depends on what was anticipated, and each refusal is found where it belongs.
 
 use std::collections::VecDeque;
 
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{ImapClient, Received};
 use crate::failure::Failure;
 use crate::imap::Garbled;
-use crate::imap::command::Command;
+use crate::imap::command::{Command, CommandName};
 use crate::imap::response::{Response, Status, Tag, Untagged};
 
 /// Commands that may be under way at once: login, ID, SELECT, and the parts of a mailbox of a million
@@ -27,6 +27,15 @@ pub(super) struct Flight {
     planned: Vec<Command>,
     /// Sent, in this order, and not answered yet.
     sent: VecDeque<Sent>,
+    /// Whether that was together with AUTHENTICATE.
+    behind_authenticate: bool,
+}
+
+impl Flight {
+    /// Whether something is to be sent behind the next command.
+    pub(super) fn is_planned(&self) -> bool {
+        !self.planned.is_empty()
+    }
 }
 
 struct Sent {
@@ -66,6 +75,14 @@ impl ImapClient {
         }
     }
 
+    /// The same behind AUTHENTICATE, for an upstream that bears it; otherwise it waits for the next command.
+    pub(super) fn send_behind_authenticate(&mut self) {
+        if self.flight.is_planned() && !self.upstream.seen().loses_what_follows_authenticate {
+            self.flight.behind_authenticate = true;
+            self.send_planned();
+        }
+    }
+
     /// Whether this command is under way already; what was sent or planned before it is not wanted then.
     pub(super) async fn take_sent(
         &mut self,
@@ -97,6 +114,43 @@ impl ImapClient {
         Ok(())
     }
 
+    /// Sends those of these commands that are not under way, and hands every untagged response to `each`,
+    /// until all that is under way is answered, in any order.
+    pub(super) async fn run_together(
+        &mut self,
+        commands: Vec<Command>,
+        each: &mut impl FnMut(Untagged),
+        answers: &mut Vec<(CommandName, Status)>,
+    ) -> Result<(), Failure> {
+        self.flight.planned.clear();
+        for command in commands {
+            let is_sent = |sent: &Sent| sent.command == command;
+            if !self.flight.sent.iter().any(is_sent) {
+                self.flight.planned.push(command);
+            }
+        }
+        self.send_planned();
+        self.limit_command();
+        while !self.flight.sent.is_empty() {
+            let (tag, status) = match self.receive().await? {
+                Received::Response(Response::Tagged { tag, status }) => (tag, status),
+                other => {
+                    self.other(other, each).await?;
+                    continue;
+                }
+            };
+            let place = self.flight.sent.iter().position(|sent| sent.tag == tag);
+            let sent = place.and_then(|place| self.flight.sent.remove(place));
+            let Some(sent) = sent else {
+                return Err(self.unknown_end().into());
+            };
+            self.observe(sent.command.name(), &status, sent.started);
+            answers.push((sent.command.name(), status));
+            self.limit_command();
+        }
+        Ok(())
+    }
+
     /// Hands every untagged response to `each`, until the tagged one.
     pub(super) async fn answer(
         &mut self,
@@ -113,8 +167,18 @@ impl ImapClient {
         }
     }
 
-    /// An upstream that answers in an order of its own (RFC 3501 §5.5 lets it) cannot be asked several
-    /// things at once: what it says without a tag might belong to either.
+    /// A tagged response that belongs to nothing. Cyrus 3.6 (2022) loses what came together with
+    /// AUTHENTICATE, and says BAD in its place.
+    pub(super) fn unknown_end(&self) -> Garbled {
+        if self.flight.behind_authenticate {
+            self.upstream
+                .note(|seen| seen.loses_what_follows_authenticate = true);
+        }
+        Garbled("the end of a command that we did not send")
+    }
+
+    /// An upstream that ends SELECT after what needs a selected mailbox, or a login after SELECT, cannot
+    /// be asked several things at once.
     pub(super) fn is_out_of_order(&self, tag: Tag) -> Option<Garbled> {
         let is_ours = self.flight.sent.iter().any(|sent| sent.tag == tag);
         is_ours.then(|| {

@@ -18,7 +18,7 @@ impl ImapClient {
     /// `AuthRejected` only when the upstream said that the credential is wrong.
     pub async fn authenticate(&mut self, credential: &Credential) -> Result<(), Failure> {
         let capabilities = self.known_capabilities().await?;
-        let choice = choose_mechanism(capabilities, credential)
+        let choice = choose_mechanism(capabilities, credential, self.flight.is_planned())
             .map_err(|cause| FailureKind::Misconfigured.because(cause))?;
         self.credential = Some(credential.clone());
         // What was said before login does not hold after it (RFC 3501 §6.2.3).
@@ -70,7 +70,7 @@ impl ImapClient {
         let started = Instant::now();
         let tag = self.send(&command);
         if at_once {
-            self.send_planned();
+            self.send_behind_authenticate();
         }
         let mut answers = Vec::new();
         // The challenge after a refused token explains the refusal; it wants an empty answer.
@@ -89,7 +89,7 @@ impl ImapClient {
                         .ok_or(Garbled("more challenges than the mechanism has"))?;
                     self.stream.output_secret(answer);
                     self.stream.output_secret(b"\r\n");
-                    self.send_planned();
+                    self.send_behind_authenticate();
                 }
                 Received::Response(Response::Tagged { tag: ended, status }) if ended == tag => {
                     break status;
@@ -188,10 +188,12 @@ enum Choice {
     Authenticate(Mechanism),
 }
 
-/// The mechanism by which this credential fits through this upstream, with the fewest flights.
+/// The mechanism by which this credential fits through this upstream, with the fewest flights. Where more
+/// is to go out with it, that is LOGIN, which cannot turn what follows it into its own.
 fn choose_mechanism(
     capabilities: Capabilities,
     credential: &Credential,
+    with_a_flight: bool,
 ) -> Result<Choice, &'static str> {
     let plain = capabilities.has(Capability::AuthPlain);
     let login = !capabilities.has(Capability::LoginDisabled);
@@ -210,6 +212,7 @@ fn choose_mechanism(
                 Err("the client wants to act as somebody else, and the upstream has no AUTH=PLAIN")
             }
         },
+        Proof::Password(_) if login && with_a_flight => Ok(Choice::Login),
         Proof::Password(_) if plain && capabilities.has(Capability::SaslIr) => {
             Ok(Choice::Authenticate(Mechanism::Plain))
         }

@@ -4,15 +4,14 @@ use super::ImapClient;
 use crate::failure::{Failure, FailureKind};
 use crate::imap::Garbled;
 use crate::imap::command::{
-    Command, CommandName, FlagChange, ListingIdentity, ListingRange, Literals, MailboxName,
-    SearchAnswer, SearchedState, StoredFlag,
+    Command, CommandName, FlagChange, Literals, MailboxName, SearchAnswer, SearchedState,
+    StoredFlag,
 };
-use crate::imap::fetch::Fetch;
 use crate::imap::ids::{ModSeq, Uid, UidSet, UidValidity};
 use crate::imap::response::{Code, Condition, PermanentFlags, Status, Untagged};
 
 /// Messages that a maildrop may have; mpop, for one, takes no more.
-const MESSAGES_MAX: u32 = 1_000_000;
+pub const MESSAGES_MAX: u32 = 1_000_000;
 
 /// What SELECT said.
 #[derive(Debug, Clone)]
@@ -100,18 +99,21 @@ impl ImapClient {
         })
     }
 
-    /// UID, size and flags of these messages, one response each, and some more where flags change
-    /// meanwhile.
+    /// Asks several things about the messages of a selected mailbox, in one flight where the upstream
+    /// bears that, and hands every answer to `each`. The answers to one command may come among those to
+    /// another (RFC 3501 §5.5 lets a server do that, and Dovecot does). What was anticipated and is not
+    /// asked for is heard as well; it is no less true.
+    ///
+    /// Where the upstream stopped at some UID (RFC 9738), what is below must be asked for again.
     ///
     /// # Errors
     /// When there are too many messages, the upstream refuses or is lost; what came before is not to
     /// be trusted then.
-    pub async fn list_messages(
+    pub async fn inquire(
         &mut self,
-        range: ListingRange,
-        identity: ListingIdentity,
-        mut each: impl FnMut(Fetch),
-    ) -> Result<(), Failure> {
+        commands: Vec<Command>,
+        mut each: impl FnMut(Untagged),
+    ) -> Result<Option<Uid>, Failure> {
         if self.exists > MESSAGES_MAX {
             return Err(FailureKind::Misconfigured.because(format!(
                 "the folder has {} messages; a maildrop may have {MESSAGES_MAX}",
@@ -121,37 +123,33 @@ impl ImapClient {
         // An upstream that repeats itself without end must not fill our memory.
         let responses_max = 2 * self.exists + 1000;
         let mut responses = 0;
-        let mut range = range;
-        loop {
-            let status = self
-                .run(Command::fetch_listing(range, identity), |untagged| {
-                    if let Untagged::Fetch(fetch) = untagged {
-                        responses += 1;
-                        if responses <= responses_max {
-                            each(fetch);
-                        }
-                    }
-                })
-                .await?;
-            if responses > responses_max {
-                return Err(Garbled("far more FETCH responses than messages").into());
+        let mut each = |untagged| {
+            responses += u32::from(matches!(untagged, Untagged::Fetch(_)));
+            if responses <= responses_max {
+                each(untagged);
             }
-            let code = status.code.clone();
-            self.expect_ok(CommandName::FetchListing, status)?;
-            // RFC 9738 §3: from the highest UID down, so that what is below is still to come.
-            let below = match code {
-                Some(Code::MessageLimit(lowest))
-                    if range.last.is_none_or(|last| lowest <= last) && range.first < lowest =>
-                {
-                    Uid::new(lowest.number() - 1)
+        };
+        let mut answers = Vec::new();
+        match self.upstream.takes_flights() {
+            true => self.run_together(commands, &mut each, &mut answers).await?,
+            false => {
+                for command in commands {
+                    let name = command.name();
+                    answers.push((name, self.run(command, &mut each).await?));
                 }
-                _ => None,
-            };
-            if below.is_none() {
-                return Ok(());
             }
-            range.last = below;
         }
+        if responses > responses_max {
+            return Err(Garbled("far more FETCH responses than messages").into());
+        }
+        let mut stopped_at = None;
+        for (name, status) in answers {
+            if let Some(Code::MessageLimit(lowest)) = status.code {
+                stopped_at = Some(lowest);
+            }
+            self.expect_ok(name, status)?;
+        }
+        Ok(stopped_at)
     }
 
     /// Which of these messages are in the mailbox, and as `state` says.
@@ -159,45 +157,20 @@ impl ImapClient {
     /// # Errors
     /// When the upstream refuses or is lost.
     pub async fn search(&mut self, set: &UidSet, state: SearchedState) -> Result<UidSet, Failure> {
+        let mut found = UidSet::default();
         let command = Command::search(set, state, SearchAnswer::Numbers);
-        let uids = self.search_by(command).await?;
-        // Ours alone, so that a set of four billion cannot be walked through.
-        Ok(set.iter().filter(|uid| uids.contains(*uid)).collect())
-    }
-
-    /// Which messages between these UIDs are in the mailbox, and as `state` says.
-    ///
-    /// # Errors
-    /// When the upstream refuses or is lost.
-    pub async fn search_between(
-        &mut self,
-        first: Uid,
-        last: Uid,
-        state: SearchedState,
-    ) -> Result<UidSet, Failure> {
-        let answer = SearchAnswer::from(self.capabilities.unwrap_or_default());
-        let command = Command::search(&UidSet::range(first, last), state, answer);
-        let mut found = UidSet::default();
-        found.insert_within(&self.search_by(command).await?, first, last);
-        Ok(found)
-    }
-
-    async fn search_by(&mut self, command: Command) -> Result<UidSet, Failure> {
-        let mut found = UidSet::default();
         let status = self
             .run(command, |untagged| {
-                if let Untagged::Search(uids) = untagged
-                    && found.ranges() <= MESSAGES_MAX as usize
-                {
-                    found.insert_within(&uids, Uid::FIRST, Uid::LAST);
+                if let Untagged::Search(uids) = untagged {
+                    // Ours alone, so that a set of four billion cannot be walked through.
+                    for uid in set.iter().filter(|uid| uids.contains(*uid)) {
+                        found.insert_range(uid, uid);
+                    }
                 }
             })
             .await?;
         self.expect_ok(CommandName::Search, status)?;
-        match found.ranges() <= MESSAGES_MAX as usize {
-            true => Ok(found),
-            false => Err(Garbled("a SEARCH that finds more messages than there can be").into()),
-        }
+        Ok(found)
     }
 
     /// Sets or clears a flag on each of these messages that is still there; at most [`UIDS_MAX`].
