@@ -7,11 +7,12 @@ import sys
 import time
 
 import pop3_work
+import smtp_work
 import table
 import work
 
 # Of all protocols, in the order of the table.
-_WORKS = (*pop3_work.ALL,)
+_WORKS = (*pop3_work.ALL, *smtp_work.ALL)
 
 
 def _arguments():

@@ -13,6 +13,8 @@ import servers
 
 # How the table calls them.
 LIMIT, POPGATE, IMAPC, POP3, NGINX, RELAY = "IMAP", "popgate", "imapc", "own POP3", "nginx", "relay"
+# The same of those who send: directly, or through Dovecot's submission service.
+SMTP, SUBMISSIOND = "SMTP", "submissiond"
 
 # Where `run` has cargo build the tool, and whom it measures.
 TOOL = os.environ["POPGATE_BENCH_TOOL"]
@@ -53,13 +55,17 @@ _DOVECOT_COMMON = f"""
 
 
 class Contestant:
-    """Whom a client connects to, whose processes are looked at, and by what link it has the upstream."""
+    """Whom a client connects to, whose processes are looked at, and by what link it has the upstream.
 
-    def __init__(self, name, protocol, port, daemon=None, link=None):
-        self.name, self.protocol, self.port, self.daemon, self.link = name, protocol, port, daemon, link
+    What is sent goes to a sink of its own.
+    """
+
+    def __init__(self, name, protocol, port, daemon=None, link=None, sink=None):
+        self.name, self.protocol, self.port = name, protocol, port
+        self.daemon, self.link, self.sink = daemon, link, sink
 
     def stop(self):
-        for part in (self.daemon, self.link):
+        for part in (self.daemon, self.link, self.sink):
             if part:
                 part.stop()
 
@@ -103,6 +109,11 @@ class _Part:
         self.session = self._process.pid
         self.port = self._answer()["port"]
 
+    def _ask(self):
+        self._process.stdin.write(b"\n")
+        self._process.stdin.flush()
+        return self._answer()
+
     def _answer(self):
         return json.loads(self._process.stdout.readline())
 
@@ -120,10 +131,22 @@ class Link(_Part):
 
     def octets(self):
         """What has entered the link so far, at either end."""
-        self._process.stdin.write(b"\n")
-        self._process.stdin.flush()
-        counts = self._answer()
+        counts = self._ask()
         return counts["to_upstream"] + counts["to_client"]
+
+
+class Sink(_Part):
+    """Where messages are sent to, those of an outbox and no others; see src/sink.rs."""
+
+    def __init__(self, outbox):
+        super().__init__("sink", outbox.manifest_path)
+
+    def taken(self):
+        """How often each message of the outbox has come so far, which must be equally often."""
+        taken = self._ask()
+        if taken["least"] != taken["most"]:
+            raise RuntimeError(f"some messages came {taken['least']} times, others {taken['most']} times")
+        return taken["least"]
 
 
 def relay(pop3_port):
@@ -132,12 +155,41 @@ def relay(pop3_port):
     return Contestant(RELAY, "pop3", part.port, part)
 
 
+def relay_sending(sink):
+    """The same before a sink."""
+    part = _Part("relay", str(sink.port))
+    return Contestant(RELAY, "smtp", part.port, part, sink=sink)
+
+
+def direct(sink, link=None):
+    """Who sends without a proxy between."""
+    return Contestant(SMTP, "smtp", (link or sink).port, link=link, sink=sink)
+
+
 def popgate(binary, imap_port, link=None):
     """popgate as anybody runs it, but for the number of connections."""
     port = daemons.free_port()
     listeners, upstream = f'listen = ["{daemons.HOST}:{port}"]', f'imap = "imap://{daemons.HOST}:{imap_port}"'
     daemon = _popgate(binary, port, listeners, upstream)
     return Contestant(POPGATE, "pop3", port, daemon, link)
+
+
+def popgate_sending(binary, imap_port, sink, link=None):
+    """popgate before a provider that keeps copies of what was sent itself."""
+    port, pop3_port = daemons.free_port(), daemons.free_port()
+    listeners = f"""
+        listen = ["{daemons.HOST}:{pop3_port}"]
+
+        [smtp]
+        listen = ["{daemons.HOST}:{port}"]
+        sent_copy = "never"
+        """
+    upstream = f"""
+        imap = "imap://{daemons.HOST}:{imap_port}"
+        smtp = "smtp://{daemons.HOST}:{(link or sink).port}"
+        """
+    daemon = _popgate(binary, port, listeners, upstream)
+    return Contestant(POPGATE, "smtp", port, daemon, link, sink)
 
 
 def popgate_with_tls(binary, imaps_port):
@@ -229,6 +281,48 @@ def imapc(imap_port, link=None):
     daemon = daemons.Daemon(name, ["dovecot", "-F", "-c", config_path])
     daemon.wait_until(lambda: daemons.greets(port, b"+OK"), "no greeting")
     return Contestant(IMAPC, "pop3", port, daemon, link)
+
+
+def submissiond(sink, link=None):
+    """Dovecot's submission service."""
+    name = f"submissiond-{next(_NUMBERS)}"
+    port = daemons.free_port()
+    folder = os.path.join(daemons.FOLDER, name)
+    os.mkdir(folder)
+    shutil.chown(folder, servers.MAIL_OWNER, servers.MAIL_OWNER)
+    config_path = os.path.join(folder, "dovecot.conf")
+    with open(config_path, "w", encoding="utf-8") as config:
+        config.write(f"""
+            base_dir = {folder}/run
+            state_dir = {folder}/state
+            {_DOVECOT_COMMON}
+            protocols = submission
+            ssl = no
+            disable_plaintext_auth = no
+            service submission-login {{
+              inet_listener submission {{
+                port = {port}
+              }}
+              service_count = 0
+            }}
+            passdb {{
+              driver = static
+              args = password={servers.PASSWORD}
+            }}
+            userdb {{
+              driver = static
+              args = uid={servers.MAIL_OWNER} gid={servers.MAIL_OWNER} home={folder}/%u
+            }}
+            mail_location = maildir:~/Maildir
+            submission_max_mail_size = 150 M
+            submission_relay_host = {daemons.HOST}
+            submission_relay_port = {(link or sink).port}
+            submission_relay_user = relay
+            submission_relay_password = {servers.PASSWORD}
+            """)
+    daemon = daemons.Daemon(name, ["dovecot", "-F", "-c", config_path])
+    daemon.wait_until(lambda: daemons.greets(port, b"220"), "no greeting")
+    return Contestant(SUBMISSIOND, "smtp", port, daemon, link, sink)
 
 
 @functools.cache

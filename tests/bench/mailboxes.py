@@ -1,4 +1,4 @@
-"""Mailboxes of the upstream, and of each the manifest of what a client must find in it."""
+"""Mailboxes of the upstream, and what is to be sent; of each the manifest of what must be found in it."""
 
 import base64
 import hashlib
@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 
+import daemons
 import servers
 
 _LINE_OCTETS = 76
@@ -36,6 +37,21 @@ class Mailbox:
 
     def login(self, who):
         return f"{who}@{self.name}"
+
+
+class Outbox:
+    """A folder of messages to be sent, each in a file."""
+
+    def __init__(self, name, contents):
+        self.count = len(contents)
+        self.folder = os.path.join(daemons.FOLDER, f"outbox-{name}")
+        self.manifest_path = self.folder + ".manifest"
+        os.mkdir(self.folder)
+        with open(self.manifest_path, "w", encoding="ascii") as manifest:
+            for number, octets in enumerate(contents):
+                with open(os.path.join(self.folder, f"{number:06}"), "wb") as file:
+                    file.write(octets)
+                manifest.write(f"{len(octets)} {hashlib.sha256(octets).hexdigest()}\n")
 
 
 def messages(count, octets, seed):

@@ -2,14 +2,15 @@
 
 import statistics
 
-from contestants import IMAPC, POP3, POPGATE
+from contestants import IMAPC, POP3, POPGATE, SUBMISSIOND
 
-_HEADINGS = ("work", "limit", "by", "popgate", "× limit", "to reach", IMAPC, POP3)
+_HEADINGS = ("work", "limit", "by", "popgate", "× limit", "to reach", "Dovecot", POP3)
 _ALIGNED_LEFT = (0, 2, 5)
 _LEGEND = """
 limit      what has no proxy between, or one that only copies; "by" tells who that is
 popgate    the median of the rounds, and the least and the most; the others by their medians
-× limit    the same of popgate ÷ limit, round by round"""
+× limit    the same of popgate ÷ limit, round by round
+Dovecot    its POP3 server on the upstream's IMAP (imapc), or its submission service"""
 
 # Of each unit the steps in which it is shown: from this value on, divided by this, so called.
 _STEPS = {
@@ -39,7 +40,7 @@ def cells(line, rounds):
         _with_spread(ours, line.unit),
         _with_spread(ratios, "×"),
         _target(line, ours, ratios),
-        _median(figures.get(IMAPC), line.unit),
+        _median(figures.get(IMAPC) or figures.get(SUBMISSIOND), line.unit),
         _median(figures.get(POP3), line.unit),
     )
 

@@ -39,6 +39,9 @@ class Scale:
     sessions: int
     idle_sessions: int
     workers: int
+    # Of what is sent.
+    outbox: int
+    outbox_large_octets: int
 
 
 FULL = Scale(
@@ -52,6 +55,8 @@ FULL = Scale(
     sessions=2000,
     idle_sessions=400,
     workers=16,
+    outbox=100,
+    outbox_large_octets=50 << 20,
 )
 # For whether it works; its figures mean nothing.
 SMALL = Scale(
@@ -65,6 +70,8 @@ SMALL = Scale(
     sessions=32,
     idle_sessions=10,
     workers=4,
+    outbox=5,
+    outbox_large_octets=1 << 20,
 )
 
 
@@ -96,7 +103,7 @@ class Bench:
     def __init__(self, scale, popgate):
         self.scale, self._popgate = scale, popgate
         self.upstream = contestants.Upstream()
-        self._mailboxes = {}
+        self._mailboxes, self._outboxes = {}, {}
 
     def mailbox(self, name, count, octets, distinct=None):
         """A mailbox with so many messages of about so many octets, of which so many are different."""
@@ -108,6 +115,13 @@ class Bench:
                 run("list", contestant, mailbox, "before")
             self._mailboxes[name] = mailbox
         return self._mailboxes[name]
+
+    def outbox(self, name, *octets):
+        """Messages of about so many octets, one of each."""
+        if name not in self._outboxes:
+            made = [mailboxes.messages(1, each, seed=f"{name}-{number}")[0] for number, each in enumerate(octets)]
+            self._outboxes[name] = mailboxes.Outbox(name, made)
+        return self._outboxes[name]
 
     def limit(self, link=None):
         """An IMAP client that knows beforehand what it wants."""
@@ -133,6 +147,9 @@ class Bench:
 
     def relay(self):
         return contestants.relay(self.upstream.pop3_port)
+
+    def popgate_sending(self, sink, link=None):
+        return contestants.popgate_sending(self._popgate, self.upstream.imap_port, sink, link)
 
     def _imap_port(self, link):
         return link.port if link else self.upstream.imap_port
@@ -184,9 +201,23 @@ class Work:
 
 def run(kind, contestant, mailbox, who, *options):
     """Has the tool's client do something, which checks all that it receives; what it measured."""
-    command = [contestants.TOOL, kind, *options, contestant.protocol, str(contestant.port)]
-    command += [mailbox.login(who), servers.PASSWORD, mailbox.manifest_path]
+    session = [contestant.protocol, str(contestant.port), mailbox.login(who), servers.PASSWORD, mailbox.manifest_path]
+    return _tool(f"{contestant.name}, {kind} at {mailbox.name}", kind, *options, *session)
+
+
+def send(contestant, outbox):
+    """Has the tool's client send an outbox, all of which must come to the sink; what it measured."""
+    before = contestant.sink.taken()
+    session = [str(contestant.port), "sender@example.org", servers.PASSWORD, outbox.folder]
+    sent = _tool(f"{contestant.name}, send", "send", *session)
+    if contestant.sink.taken() != before + 1:
+        raise RuntimeError(f"{contestant.name} says that it sent what did not come")
+    return sent
+
+
+def _tool(what, *arguments):
+    command = [contestants.TOOL, *arguments]
     done = subprocess.run(command, capture_output=True, timeout=_SECONDS_MAX, check=False, text=True)
     if done.returncode != 0:
-        raise RuntimeError(f"{contestant.name}, {kind} at {mailbox.name}: {done.stderr.strip()}")
+        raise RuntimeError(f"{what}: {done.stderr.strip()}")
     return json.loads(done.stdout)

@@ -9,6 +9,8 @@ mod manifest;
 mod measured;
 mod pop3;
 mod relay;
+mod sink;
+mod smtp;
 mod wire;
 
 use std::io::{self, Write};
@@ -25,6 +27,7 @@ use serde::Serialize;
 use crate::link::{Link, Shape};
 use crate::manifest::Manifest;
 use crate::measured::{Account, by_workers};
+use crate::sink::Sink;
 use crate::wire::Result;
 
 #[derive(Parser)]
@@ -48,6 +51,16 @@ enum Work {
     },
     /// Copies connections to a port; prints its own port, and ends with its standard input.
     Relay { upstream_port: u16 },
+    /// Takes the messages of a manifest by SMTP; prints its own port, then counts for each line it reads,
+    /// and ends with its standard input.
+    Sink { manifest: PathBuf },
+    /// One session that sends the files of a folder.
+    Send {
+        port: u16,
+        login: String,
+        password: String,
+        outbox: PathBuf,
+    },
     /// One session that lists a mailbox.
     List(Session),
     /// One session that asks for what has changed in a mailbox that it knows.
@@ -124,6 +137,20 @@ fn run(work: Work) -> Result<()> {
             },
         ),
         Work::Relay { upstream_port } => serve_relay(upstream_port),
+        Work::Sink { manifest } => serve_sink(Manifest::read(&manifest)?),
+        Work::Send {
+            port,
+            login,
+            password,
+            outbox,
+        } => {
+            let account = Account {
+                port,
+                login,
+                password,
+            };
+            print(&smtp::send(&account, &outbox)?)
+        }
         Work::List(session) => match session.prepare()? {
             (Protocol::Pop3, account, manifest) => print(&pop3::list(&account, &manifest)?),
             (Protocol::Imap, account, manifest) => print(&imap::list(&account, &manifest)?),
@@ -170,6 +197,18 @@ fn serve_link(upstream_port: u16, shape: Shape) -> Result<()> {
     for line in io::stdin().lines() {
         line?;
         print(&link.counts())?;
+    }
+    Ok(())
+}
+
+fn serve_sink(manifest: Manifest) -> Result<()> {
+    let listener = listen()?;
+    let sink = Arc::new(Sink::new(manifest));
+    let serving = Arc::clone(&sink);
+    thread::spawn(move || serving.serve(&listener));
+    for line in io::stdin().lines() {
+        line?;
+        print(&sink.taken())?;
     }
     Ok(())
 }

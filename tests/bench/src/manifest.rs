@@ -12,7 +12,8 @@ pub(crate) struct Manifest {
     messages: Vec<Message>,
 }
 
-struct Message {
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Message {
     octets: u64,
     sha256: String,
 }
@@ -51,16 +52,25 @@ impl Manifest {
         }
     }
 
+    /// Which message this is, counted from 0, if it is one.
+    pub(crate) fn find(&self, received: Received) -> Option<usize> {
+        let received = received.end();
+        self.messages
+            .iter()
+            .position(|message| *message == received)
+    }
+
     /// Insists on the octets of one message, counted from 0.
     pub(crate) fn check(&self, at: usize, received: Received) -> Result<()> {
         let message = self.messages.get(at).ok_or("a message too many")?;
-        let sha256 = format!("{:x}", received.sha256.finalize());
-        match (received.octets, &sha256) == (message.octets, &message.sha256) {
+        let received = received.end();
+        match received == *message {
             true => Ok(()),
             false => Err(format!(
-                "message {} came as {} octets, {sha256}, and is {} octets, {}",
+                "message {} came as {} octets, {}, and is {} octets, {}",
                 at + 1,
                 received.octets,
+                received.sha256,
                 message.octets,
                 message.sha256
             )
@@ -80,6 +90,14 @@ impl Received {
     pub(crate) fn push(&mut self, piece: &[u8]) {
         self.octets += piece.len() as u64;
         self.sha256.update(piece);
+    }
+
+    /// What it was.
+    pub(crate) fn end(self) -> Message {
+        Message {
+            octets: self.octets,
+            sha256: format!("{:x}", self.sha256.finalize()),
+        }
     }
 }
 
@@ -110,6 +128,8 @@ mod tests {
             assert!(manifest.check(0, received(&[wrong])).is_err());
         }
         assert!(manifest.check(1, received(&[b"abc"])).is_err());
+        assert_eq!(manifest.find(received(&[b"ab", b"c"])), Some(0));
+        assert_eq!(manifest.find(received(&[b"abC"])), None);
         assert!(manifest.check_sizes(&[3]).is_ok());
         for wrong in [&[][..], &[2], &[3, 3]] {
             assert!(manifest.check_sizes(wrong).is_err());

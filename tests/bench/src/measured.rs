@@ -25,6 +25,13 @@ pub(crate) struct Retrieved {
     pub(crate) seconds: f64,
 }
 
+/// Messages that were sent.
+#[derive(Serialize)]
+pub(crate) struct Sent {
+    pub(crate) messages: usize,
+    pub(crate) seconds: f64,
+}
+
 /// Many sessions.
 #[derive(Serialize)]
 pub(crate) struct Looked {

@@ -78,7 +78,7 @@ impl Session {
 
     /// What follows +OK.
     fn ask(&mut self, command: &str) -> Result<String> {
-        self.wire.send(&format!("{command}\r\n"))?;
+        self.wire.send(format!("{command}\r\n"))?;
         self.answer(command)
     }
 

@@ -24,7 +24,11 @@ pub(crate) struct Wire {
 
 impl Wire {
     pub(crate) fn connect(port: u16) -> Result<Self> {
-        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+        Self::accepted(TcpStream::connect((Ipv4Addr::LOCALHOST, port))?)
+    }
+
+    /// A connection that is there.
+    pub(crate) fn accepted(stream: TcpStream) -> Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(SILENCE_MAX))?;
         Ok(Self {
@@ -35,8 +39,8 @@ impl Wire {
         })
     }
 
-    pub(crate) fn send(&mut self, text: &str) -> Result<()> {
-        Ok(self.stream.write_all(text.as_bytes())?)
+    pub(crate) fn send(&mut self, octets: impl AsRef<[u8]>) -> Result<()> {
+        Ok(self.stream.write_all(octets.as_ref())?)
     }
 
     /// The next line, without its CRLF.
