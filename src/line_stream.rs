@@ -41,6 +41,8 @@ pub struct LineStream {
     output: Vec<u8>,
     /// Whether `output` is to be wiped once it is sent.
     holds_secret: bool,
+    /// Whether the transport may hold back some of what it has taken, as TLS does.
+    unflushed: bool,
     /// How much of `output` has been taken by the transport.
     sent: usize,
     stall_limit: Duration,
@@ -82,6 +84,7 @@ impl LineStream {
             read_octets: READ_OCTETS_FIRST,
             output: Vec::new(),
             holds_secret: false,
+            unflushed: false,
             sent: 0,
             stall_limit,
             deadline: None,
@@ -239,6 +242,8 @@ impl LineStream {
     /// for long.
     pub fn rest(&mut self) {
         if !self.has_input() {
+            // A password may have come through here.
+            self.input.zeroize();
             self.input = Vec::new();
             self.consumed = 0;
             self.read_octets = READ_OCTETS_RESTING;
@@ -287,10 +292,11 @@ impl LineStream {
     /// # Errors
     /// When the transport takes nothing for the stall limit, or fails.
     pub async fn flush(&mut self) -> Result<(), LineError> {
-        if self.output.is_empty() {
+        if self.output.is_empty() && !self.unflushed {
             return Ok(());
         }
         while self.sent < self.output.len() {
+            self.unflushed = true;
             let write = self.stream.write(&self.output[self.sent..]);
             match timeout(self.stall_limit, write).await {
                 Err(_) => return Err(LineError::Stalled),
@@ -307,10 +313,7 @@ impl LineStream {
         }
         self.output.clear();
         self.sent = 0;
-        match timeout(self.stall_limit, self.stream.flush()).await {
-            Err(_) => Err(LineError::Stalled),
-            Ok(result) => Ok(result?),
-        }
+        self.flush_transport().await
     }
 
     /// Sends all output and then these octets, without a copy of them. Not cancel safe: what is cancelled
@@ -322,6 +325,7 @@ impl LineStream {
         self.flush().await?;
         let mut left = octets;
         while !left.is_empty() {
+            self.unflushed = true;
             match timeout(self.stall_limit, self.stream.write(left)).await {
                 Err(_) => return Err(LineError::Stalled),
                 Ok(Ok(0)) => return Err(LineError::Closed),
@@ -332,9 +336,18 @@ impl LineStream {
                 Ok(Err(error)) => return Err(error.into()),
             }
         }
+        self.flush_transport().await
+    }
+
+    /// What the transport has taken goes out. Cancelled, it is to be done again.
+    async fn flush_transport(&mut self) -> Result<(), LineError> {
         match timeout(self.stall_limit, self.stream.flush()).await {
             Err(_) => Err(LineError::Stalled),
-            Ok(result) => Ok(result?),
+            Ok(result) => {
+                result?;
+                self.unflushed = false;
+                Ok(())
+            }
         }
     }
 
@@ -418,6 +431,70 @@ mod tests {
         drop(stream);
         let all = reader.await.expect("no panic").expect("read");
         assert_eq!(all, b"0123456789abcdefghi");
+    }
+
+    /// Takes everything, and sends it only when it is flushed, which takes a while: as TLS does when the
+    /// socket is full.
+    struct HoldsBack {
+        held: usize,
+        delay: std::pin::Pin<Box<tokio::time::Sleep>>,
+        flushed: std::sync::Arc<std::sync::atomic::AtomicUsize>,
+    }
+
+    impl AsyncRead for HoldsBack {
+        fn poll_read(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+            _: &mut tokio::io::ReadBuf<'_>,
+        ) -> std::task::Poll<io::Result<()>> {
+            std::task::Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for HoldsBack {
+        fn poll_write(
+            mut self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+            octets: &[u8],
+        ) -> std::task::Poll<io::Result<usize>> {
+            self.held += octets.len();
+            std::task::Poll::Ready(Ok(octets.len()))
+        }
+
+        fn poll_flush(
+            mut self: std::pin::Pin<&mut Self>,
+            context: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<io::Result<()>> {
+            std::task::ready!(self.delay.as_mut().poll(context));
+            let held = std::mem::take(&mut self.held);
+            self.flushed
+                .fetch_add(held, std::sync::atomic::Ordering::Relaxed);
+            std::task::Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<io::Result<()>> {
+            std::task::Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_transport_holds_back_goes_out_although_a_wait_was_cancelled() {
+        let flushed = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let transport = HoldsBack {
+            held: 0,
+            delay: Box::pin(tokio::time::sleep(LIMIT / 2)),
+            flushed: flushed.clone(),
+        };
+        let mut stream = LineStream::new(Box::new(transport), LIMIT);
+        stream.output().extend_from_slice(b"+OK\r\n.\r\n");
+        let impatient = timeout(LIMIT / 4, stream.wait_readable()).await;
+        assert!(impatient.is_err(), "cancelled");
+        let waiting = timeout(LIMIT, stream.wait_readable()).await;
+        assert!(waiting.is_err() || waiting.is_ok_and(|read| read.is_err()));
+        assert_eq!(flushed.load(std::sync::atomic::Ordering::Relaxed), 8);
     }
 
     #[tokio::test]

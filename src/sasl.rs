@@ -111,6 +111,12 @@ impl Credential {
         self
     }
 
+    /// Whether login and proof are ASCII, which every server reads alike.
+    pub fn is_ascii(&self) -> bool {
+        let (Proof::Password(secret) | Proof::BearerToken(secret)) = &self.proof;
+        self.login.is_ascii() && secret.expose().is_ascii()
+    }
+
     /// From the (only) client response of a mechanism; LOGIN has two and is made by [`Credential::password`].
     ///
     /// # Errors

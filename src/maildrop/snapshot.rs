@@ -89,6 +89,14 @@ impl Snapshot {
         self.listing = Arc::new(self.listing.without(|uid| uids.contains(uid)));
     }
 
+    /// These messages bear the keyword that hides them, whether FLAGS will tell of it or not.
+    pub fn conceal(&mut self, uids: &UidSet) {
+        self.may_hide = true;
+        for uid in uids.iter() {
+            self.concealed.insert_range(uid, uid);
+        }
+    }
+
     /// The memory that it takes, in octets.
     pub fn memory(&self) -> usize {
         self.listing.memory() + self.concealed.memory()

@@ -75,6 +75,15 @@ impl Listings {
         }
     }
 
+    /// These messages bear the keyword that hides them now.
+    pub fn conceal(&self, key: &MailboxKey, validity: UidValidity, uids: &UidSet) {
+        if let Some(mut entry) = self.entries.get_mut(key)
+            && entry.snapshot.validity == validity
+        {
+            entry.snapshot.conceal(uids);
+        }
+    }
+
     fn forget(&self, key: &MailboxKey) {
         if let Some((_, entry)) = self.entries.remove(key) {
             self.give_back(entry.octets);

@@ -48,6 +48,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5 * 60);
 /// Time for the last words to an upstream.
 const LOGOUT_PATIENCE: Duration = Duration::from_secs(5);
 
+/// A connection that was closed while it waited shows that within a round trip or two.
+const UNTRIED_FOR: Duration = Duration::from_secs(5);
+
 /// After fewer octets a connection knows too little of the way to tell others.
 const PACE_OCTETS_MIN: u64 = 1024 * 1024;
 
@@ -71,7 +74,8 @@ pub struct ImapClient {
     /// The beginning of a body that came before it was wanted; its octets are next in the stream.
     next_body: Option<BodyHead>,
     pace: Pace,
-    untried: bool,
+    /// Since when it is tried after it had waited, and what had come by then.
+    untried: Option<(Instant, u64)>,
     last_answer: Instant,
     validity: Option<UidValidity>,
     /// How many messages the selected mailbox has now.
@@ -142,7 +146,7 @@ impl ImapClient {
             unfinished: Vec::new(),
             next_body: None,
             pace: Pace::inherited(octets_on_the_way),
-            untried: false,
+            untried: None,
             last_answer: Instant::now(),
             validity: None,
             exists: 0,
@@ -220,7 +224,12 @@ impl ImapClient {
     pub async fn logout(mut self) {
         if self.stream.octets_read() > PACE_OCTETS_MIN {
             let octets = self.pace.measured();
-            self.upstream.note(|seen| seen.octets_on_the_way = octets);
+            self.upstream.note(|seen| {
+                // None where no FETCH was ever alone.
+                if octets > 0 {
+                    seen.octets_on_the_way = octets;
+                }
+            });
         }
         self.stream.limit_stalls(LOGOUT_PATIENCE);
         self.send(&Command::logout());
@@ -230,17 +239,27 @@ impl ImapClient {
     /// Whether the upstream has said nothing since it was last answered, and is still there. After this
     /// the connection counts as untried.
     pub(super) async fn is_quiet(&mut self) -> bool {
-        self.untried = true;
+        self.untried = Some((Instant::now(), self.stream.octets_read()));
         // One look, and no wait.
         timeout(Duration::ZERO, self.stream.wait_readable())
             .await
             .is_err()
     }
 
-    /// Whether this connection had waited for its use, and has not answered a command since. If it is
-    /// lost then, that says nothing about the upstream.
+    /// Whether this connection had waited for its use, and was lost at once, without an octet from the
+    /// upstream: then it was lost before, and nobody has judged anything. An upstream that says BYE, or
+    /// is silent for long, has had its say.
     pub fn is_untried(&self) -> bool {
-        self.untried
+        self.untried.is_some_and(|(since, octets)| {
+            since.elapsed() < UNTRIED_FOR && octets == self.stream.octets_read()
+        })
+    }
+
+    /// What was asked together has ended badly: from now on, one thing at a time.
+    pub fn distrust_flights(&self) {
+        if self.flight.is_under_way() {
+            self.upstream.note(|seen| seen.answers_out_of_order = true);
+        }
     }
 
     /// Deviations of this provider.
@@ -461,7 +480,7 @@ impl ImapClient {
 
     pub(super) fn observe(&mut self, name: CommandName, status: &Status, started: Instant) {
         self.stream.set_deadline(None);
-        self.untried = false;
+        self.untried = None;
         if let Some(Code::Capability(capabilities)) = status.code {
             self.capabilities = Some(capabilities);
         }

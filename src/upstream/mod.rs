@@ -51,7 +51,7 @@ pub struct Seen {
     pub octets_on_the_way: u64,
     /// Whether it has lost what was sent together with AUTHENTICATE.
     pub loses_what_follows_authenticate: bool,
-    /// Whether it has answered commands in another order than that in which they were sent.
+    /// Whether it has answered commands in another order than that in which they were sent, or not at all.
     pub answers_out_of_order: bool,
     /// Of its submission service, under TLS.
     pub submission: Option<Extensions>,

@@ -50,11 +50,16 @@ pub(super) async fn run(
     if utf8 {
         imap.enable_utf8().await?;
     }
+    let opened = opening::open(&mut imap, &settings, known).await;
+    if matches!(&opened, Err(failure) if failure.kind == FailureKind::UpstreamLost) {
+        // Some proxies lose what comes together with a login, and then wait for ever.
+        imap.distrust_flights();
+    }
     let Opened {
         selected,
         snapshot,
         cache,
-    } = opening::open(&mut imap, &settings, known).await?;
+    } = opened?;
     gateway.metrics.listing_cache(cache);
     let mut maildrop = maildrop(&snapshot, &settings, gateway, &key);
     if gateway.works_around(ClientWorkaround::EudoraStatus) {

@@ -63,6 +63,7 @@ pub(super) async fn open(
         mod_seq: selected.mod_seq,
         may_hide: selected.may_hide,
     };
+    let may_hide = selected.may_hide || known.as_ref().is_some_and(|known| known.may_hide);
     let (builder, cache) = match known {
         None => (everything(imap, identity).await?, ListingCache::Miss),
         Some(known) => match bring_up_to_date(imap, known, now).await {
@@ -82,7 +83,7 @@ pub(super) async fn open(
         mod_seq: selected.mod_seq,
         listing,
         concealed,
-        may_hide: selected.may_hide,
+        may_hide,
     };
     Ok(Opened {
         selected,
@@ -104,6 +105,9 @@ pub(super) async fn seen(imap: &mut ImapClient, listing: &Listing) -> Result<Uid
         .map(|(first, last)| UidSet::range(first, last))
         .map(|part| Command::search(&part, SearchedState::Seen, answer));
     let mut seen = UidSet::default();
+    if listing.is_empty() {
+        return Ok(seen);
+    }
     imap.inquire(commands.collect(), |untagged| {
         if let Untagged::Search(uids) = untagged
             && let Some(last) = listing.last()
@@ -180,6 +184,14 @@ async fn ask(
         let commands = commands.collect();
         let stopped_at = imap.inquire(commands, |untagged| hear(untagged, builder, &mut found));
         let stopped_at = stopped_at.await?;
+        if stopped_at.is_some() && !asked.iter().all(|it| matches!(it, Question::List(_))) {
+            // RFC 9738 §3.1: of a SEARCH, that is not all either.
+            let cause = "the upstream tells no more of so many messages at once";
+            return Err(FailureKind::UpstreamRefused.because(cause));
+        }
+        if builder.len() > 2 * imap.exists() as usize + 1000 {
+            return Err(Garbled("far more messages than there are").into());
+        }
         asked.retain_mut(|question| goes_on(question, stopped_at));
     }
     if found.ranges() > MESSAGES_MAX as usize {

@@ -168,6 +168,10 @@ async fn remove(
             let (key, validity) = (&logged_in.key, logged_in.selected.validity);
             gateway.listings.remove(key, validity, &part);
         }
+        if removal == Removal::HideByKeyword {
+            let (key, validity) = (&logged_in.key, logged_in.selected.validity);
+            gateway.listings.conceal(key, validity, &part);
+        }
         record.deleted += part.len();
         gateway
             .metrics

@@ -27,7 +27,7 @@ pub(super) struct Flight {
     planned: Vec<Command>,
     /// Sent, in this order, and not answered yet.
     sent: VecDeque<Sent>,
-    /// Whether that was together with AUTHENTICATE.
+    /// Whether some of it has gone out together with AUTHENTICATE.
     behind_authenticate: bool,
 }
 
@@ -35,6 +35,11 @@ impl Flight {
     /// Whether something is to be sent behind the next command.
     pub(super) fn is_planned(&self) -> bool {
         !self.planned.is_empty()
+    }
+
+    /// Whether something was sent before its turn and is not answered yet.
+    pub(super) fn is_under_way(&self) -> bool {
+        !self.sent.is_empty()
     }
 }
 
@@ -123,10 +128,12 @@ impl ImapClient {
         answers: &mut Vec<(CommandName, Status)>,
     ) -> Result<(), Failure> {
         self.flight.planned.clear();
+        let mut unasked: Vec<Tag> = self.flight.sent.iter().map(|sent| sent.tag).collect();
         for command in commands {
-            let is_sent = |sent: &Sent| sent.command == command;
-            if !self.flight.sent.iter().any(is_sent) {
-                self.flight.planned.push(command);
+            let mut sent = self.flight.sent.iter();
+            match sent.find(|sent| sent.command == command) {
+                Some(sent) => unasked.retain(|tag| *tag != sent.tag),
+                None => self.flight.planned.push(command),
             }
         }
         self.send_planned();
@@ -145,7 +152,10 @@ impl ImapClient {
                 return Err(self.unknown_end().into());
             };
             self.observe(sent.command.name(), &status, sent.started);
-            answers.push((sent.command.name(), status));
+            // What was anticipated in vain may be refused.
+            if !unasked.contains(&sent.tag) {
+                answers.push((sent.command.name(), status));
+            }
             self.limit_command();
         }
         Ok(())

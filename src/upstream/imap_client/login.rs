@@ -212,7 +212,8 @@ fn choose_mechanism(
                 Err("the client wants to act as somebody else, and the upstream has no AUTH=PLAIN")
             }
         },
-        Proof::Password(_) if login && with_a_flight => Ok(Choice::Login),
+        // In LOGIN, what is not ASCII means something else to every server.
+        Proof::Password(_) if login && with_a_flight && credential.is_ascii() => Ok(Choice::Login),
         Proof::Password(_) if plain && capabilities.has(Capability::SaslIr) => {
             Ok(Choice::Authenticate(Mechanism::Plain))
         }
