@@ -181,14 +181,14 @@ fn same(sound: &Run, trickled: &Run) -> Result<(), String> {
     for (one, other) in sound.heard.iter().zip(&trickled.heard) {
         equal("the client", one, other)?;
     }
-    let in_full =
-        |run: &Run, dial: usize| said_in_full(&run.commands[dial], &run.answered[dial]).to_vec();
-    for dial in 0..sound.commands.len().min(trickled.commands.len()) {
-        equal(
-            "the upstream",
-            &in_full(sound, dial),
-            &in_full(trickled, dial),
-        )?;
+    let in_full = |run: &Run| -> Vec<Vec<u8>> {
+        let dials = run.commands.iter().zip(&run.answered);
+        dials
+            .map(|(said, heard)| said_in_full(said, heard).to_vec())
+            .collect()
+    };
+    for (one, other) in in_full(sound).iter().zip(&in_full(trickled)) {
+        equal("the upstream", one, other)?;
     }
     Ok(())
 }
