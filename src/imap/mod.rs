@@ -10,6 +10,7 @@ pub mod fetch;
 pub mod framing;
 mod grammar;
 pub mod ids;
+pub mod mailbox_name;
 pub mod response;
 
 /// The upstream broke the grammar where guessing could lose mail.

@@ -35,12 +35,19 @@ impl<'a> Fetches<'a> {
     /// What became of the commands of a client, by what popgate has read of the answers.
     pub(crate) fn of(client: usize, run: &'a Run) -> Self {
         let mut all = Self::default();
+        let mut listed_before = BTreeSet::new();
         for dial in 0..run.commands.len() {
+            let more = Self::on_one(&run.commands[dial], &run.answered[dial]);
             if run.dialled_by[dial] == client {
-                let more = Self::on_one(&run.commands[dial], &run.answered[dial]);
                 all.asked.extend(more.asked);
                 all.uids.extend(more.uids);
+            } else {
+                listed_before.extend(more.uids);
             }
+        }
+        // Where nothing had changed, nothing was listed again.
+        if all.uids.is_empty() {
+            all.uids = listed_before;
         }
         all
     }

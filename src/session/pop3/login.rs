@@ -37,28 +37,16 @@ pub(super) async fn run(
         folder: settings.folder.clone(),
     };
     gateway.accounts.attempt(upstream, &credential)?;
-    let known = gateway.listings.known(&key);
+    // With UTF8 a message may be another one than without, and so may its size.
+    let known = match utf8 {
+        true => None,
+        false => gateway.listings.known(&key),
+    };
     let open = gateway.metrics.upstream_connection(&name, "in_use");
     let authentication = authenticate(upstream, &credential, utf8, &settings, known.as_ref());
-    let authenticated = timeout_at(login_ends, authentication)
-        .await
-        .unwrap_or_else(|_| {
-            let cause = "the upstream did not finish the login within timeouts.login";
-            Err(FailureKind::UpstreamUnreachable.because(cause))
-        });
-    let refused = authenticated.as_ref().err().map(|failure| failure.kind);
-    gateway.metrics.auth_attempt(&name, refused);
-    let mut imap = authenticated?;
+    let mut imap = in_time(authentication, login_ends, gateway, &name).await?;
     // Only who has proved to be somebody may take somebody's place.
-    let mut permits: Vec<Box<dyn Send + Sync>> = Vec::with_capacity(2);
-    permits.push(Box::new(
-        gateway
-            .accounts
-            .connection(upstream, credential.mailbox_owner())?,
-    ));
-    if settings.sessions == Sessions::Exclusive {
-        permits.push(Box::new(gateway.accounts.maildrop(key.clone())?));
-    }
+    let permits = permits(upstream, &credential, &settings, &key, gateway)?;
     if utf8 {
         imap.enable_utf8().await?;
     }
@@ -74,7 +62,9 @@ pub(super) async fn run(
         maildrop = maildrop.with_status_header(seen);
     }
     gateway.accounts.note_login(upstream, &credential);
-    gateway.listings.note(&key, snapshot);
+    if !imap.is_utf8() {
+        gateway.listings.note(&key, snapshot);
+    }
     // What the listing came through is not needed by a client that will only wait.
     imap.rest();
     debug!(
@@ -97,6 +87,41 @@ pub(super) async fn run(
         _permits: permits,
         _open: open,
     }))
+}
+
+/// What becomes of an authentication within `timeouts.login`.
+async fn in_time(
+    authentication: impl Future<Output = Result<ImapClient, Failure>>,
+    login_ends: Instant,
+    gateway: &Gateway,
+    upstream: &str,
+) -> Result<ImapClient, Failure> {
+    let authenticated = timeout_at(login_ends, authentication)
+        .await
+        .unwrap_or_else(|_| {
+            let cause = "the upstream did not finish the login within timeouts.login";
+            Err(FailureKind::UpstreamUnreachable.because(cause))
+        });
+    let refused = authenticated.as_ref().err().map(|failure| failure.kind);
+    gateway.metrics.auth_attempt(upstream, refused);
+    authenticated
+}
+
+/// Leave to have this connection, and where it must be, to have the maildrop alone.
+fn permits(
+    upstream: &Arc<Upstream>,
+    credential: &Credential,
+    settings: &MaildropSettings,
+    key: &MailboxKey,
+    gateway: &Gateway,
+) -> Result<Vec<Box<dyn Send + Sync>>, Failure> {
+    let accounts = &gateway.accounts;
+    let connection = accounts.connection(upstream, credential.mailbox_owner())?;
+    let mut permits: Vec<Box<dyn Send + Sync>> = vec![Box::new(connection)];
+    if settings.sessions == Sessions::Exclusive {
+        permits.push(Box::new(accounts.maildrop(key.clone())?));
+    }
+    Ok(permits)
 }
 
 /// Everything that is known to follow the login goes out with it.

@@ -281,6 +281,7 @@ async fn log_in(
     Ok(LoggedIn {
         upstream,
         credential,
+        is_refused: false,
         by_auth: true,
         is_stale: false,
         extensions: connection.extensions(),

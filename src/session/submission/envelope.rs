@@ -5,7 +5,7 @@ use tokio::time::Instant;
 
 use super::content::{self, Start};
 use super::flight::{self, Flight, Sent, What};
-use super::{Introduction, LoggedIn, Session, ehlo};
+use super::{Introduction, LoggedIn, MISTAKES_MAX, Session, ehlo};
 use crate::failure::{Failure, FailureKind};
 use crate::session::SessionEnd;
 use crate::smtp::command::{self, COMMAND_LINE_OCTETS_MAX, Command, CommandName};
@@ -20,6 +20,9 @@ use crate::smtp::reply::{self, Class, Reply};
 struct Envelope {
     /// MAIL was said, and not refused so far.
     is_open: bool,
+    /// The upstream was lost in this transaction: what follows in it must be said again later, and is no
+    /// mistake of the client's.
+    is_lost: bool,
     /// Addresses may hold UTF-8 (RFC 6531).
     is_utf8: bool,
     /// Recipients that the upstream takes.
@@ -38,6 +41,13 @@ enum Verdict {
 
 /// Why a command is not passed on: code, enhanced code, text.
 type Objection = (u16, &'static str, &'static str);
+
+/// To a command of a transaction that was lost with the upstream; the cause has been told before.
+const LOST: Objection = (
+    451,
+    "4.4.2",
+    "the connection to the mail server was lost; try again later",
+);
 
 /// Runs until a message begins, or QUIT: `None`.
 pub(super) async fn run(
@@ -207,6 +217,7 @@ impl Envelope {
                 command::write_mail(&from, parameters.iter().filter(is_for_upstream), out);
             });
         self.is_open = true;
+        self.is_lost = false;
         self.is_utf8 = parameters.find("SMTPUTF8").is_some();
         Ok(())
     }
@@ -221,7 +232,9 @@ impl Envelope {
             Some(Need::Nothing | Need::NotForUpstreams) => false,
             None => true,
         };
-        let objection = if !self.is_open {
+        let objection = if self.is_lost {
+            Some(LOST)
+        } else if !self.is_open {
             Some((503, "5.5.1", "MAIL first"))
         } else if self.recipients + self.unjudged >= session.gateway.submission.recipients_max {
             Some((452, "4.5.3", "too many recipients"))
@@ -308,6 +321,7 @@ impl Envelope {
         session: &mut Session<'_>,
     ) -> Result<Verdict, SessionEnd> {
         let objection = match (self.is_open, self.recipients + self.unjudged) {
+            (false, _) if self.is_lost => Some(LOST),
             (false, _) => Some((503, "5.5.1", "MAIL first")),
             (true, 0) => Some((554, "5.5.1", "no valid recipients")),
             (true, _) => None,
@@ -316,7 +330,12 @@ impl Envelope {
             self.settle(session).await?;
             let mut words = Vec::new();
             session.record.refused += 1;
-            session.record.mistakes += 1;
+            if code != LOST.0 {
+                session.record.mistakes += 1;
+            }
+            if session.record.mistakes > MISTAKES_MAX {
+                return Err(SessionEnd::TooManyMistakes);
+            }
             reply::say(&mut words, code, enhanced, text);
             session
                 .gateway
@@ -419,6 +438,7 @@ impl Envelope {
                     None => session.record.refused += 1,
                 }
                 failure.kind.smtp_reply(words, session.record.id);
+                self.is_lost |= self.is_open;
                 self.is_open = false;
                 self.recipients = 0;
                 session.logged_in.drop_connection(session.gateway);
@@ -442,6 +462,7 @@ impl Envelope {
         }
         words.append(&mut self::words(&reply, session.logged_in));
         if reply.code == 421 {
+            self.is_lost |= self.is_open;
             self.is_open = false;
             self.recipients = 0;
             session.logged_in.drop_connection(session.gateway);

@@ -105,12 +105,20 @@ pub(super) async fn next_reply(logged_in: &mut LoggedIn) -> Result<Reply, Failur
 }
 
 async fn reopen(gateway: &Gateway, logged_in: &mut LoggedIn) -> Result<(), Failure> {
+    // A wrong password is tried once: locking an account must take more than a client that goes on.
+    if logged_in.is_refused {
+        let cause = "the upstream has refused the login meanwhile";
+        return Err(FailureKind::AuthUnavailable.because(cause));
+    }
     let hostname = &gateway.submission.settings.hostname;
     let connected =
         authorization::connect(&logged_in.upstream, &logged_in.credential, hostname).await;
     let connection = connected.map_err(|failure| match failure.kind {
         // It was right a while ago, so the user is not asked for another one.
-        FailureKind::AuthRejected => FailureKind::AuthUnavailable.because(failure.cause),
+        FailureKind::AuthRejected => {
+            logged_in.is_refused = true;
+            FailureKind::AuthUnavailable.because(failure.cause)
+        }
         _ => failure,
     })?;
     logged_in.extensions = connection.extensions();

@@ -60,6 +60,8 @@ struct Introduction {
 struct LoggedIn {
     upstream: Arc<Upstream>,
     credential: Credential,
+    /// Whether the upstream has refused it since; it is not tried again then.
+    is_refused: bool,
     /// Whether the client proved itself, and not its network.
     by_auth: bool,
     /// `None` after it was lost, until the next transaction.

@@ -6,7 +6,8 @@ use super::{ImapClient, Received};
 use crate::failure::{Failure, FailureKind};
 use crate::imap::Garbled;
 use crate::imap::capability::Capabilities;
-use crate::imap::command::{AppendedHeader, Command, CommandName, MailboxName};
+use crate::imap::command::{AppendedHeader, Command, CommandName};
+use crate::imap::mailbox_name::MailboxName;
 use crate::imap::response::{Condition, Response, Status, Tag, Untagged};
 use crate::spool::Spool;
 

@@ -3,7 +3,8 @@
 use super::ImapClient;
 use crate::failure::Failure;
 use crate::imap::capability::Capability;
-use crate::imap::command::{Command, CommandName, ListVariant, MailboxName};
+use crate::imap::command::{Command, CommandName, ListVariant};
+use crate::imap::mailbox_name::MailboxName;
 use crate::imap::response::{Condition, Listed, SpecialUse, Status, Untagged};
 
 /// Octets of the names that a LIST may return; what exceeds them is ignored.

@@ -4,10 +4,10 @@ use super::ImapClient;
 use crate::failure::{Failure, FailureKind};
 use crate::imap::Garbled;
 use crate::imap::command::{
-    Command, CommandName, FlagChange, Literals, MailboxName, SearchAnswer, SearchedState,
-    StoredFlag,
+    Command, CommandName, FlagChange, Literals, SearchAnswer, SearchedState, StoredFlag,
 };
 use crate::imap::ids::{ModSeq, Uid, UidSet, UidValidity};
+use crate::imap::mailbox_name::MailboxName;
 use crate::imap::response::{Code, Condition, PermanentFlags, Status, Untagged};
 
 /// Messages that a maildrop may have; mpop, for one, takes no more.
