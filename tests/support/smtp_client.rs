@@ -34,6 +34,17 @@ impl Reply {
 /// The replies to the greeting and to everything that was said in full; those that have not come are
 /// empty.
 pub(crate) fn replies(said: &[u8], heard: &[u8]) -> Vec<Reply> {
+    understand_all(said, heard).0
+}
+
+/// What was said, but for the part of a message of which it was not all.
+pub(crate) fn said_in_full<'a>(said: &'a [u8], heard: &[u8]) -> &'a [u8] {
+    let (_, rest) = understand_all(said, heard);
+    &said[..said.len() - rest.len()]
+}
+
+/// The replies, and what was not said in full.
+fn understand_all<'a>(said: &'a [u8], heard: &[u8]) -> (Vec<Reply>, &'a [u8]) {
     let mut replies: Vec<Reply> = Vec::new();
     let mut unheard = heard;
     let mut unsaid = Unsaid::new(said, false);
@@ -51,7 +62,7 @@ pub(crate) fn replies(said: &[u8], heard: &[u8]) -> Vec<Reply> {
         });
         next = unsaid.next().map(|said| understand(said, is_content));
     }
-    replies
+    (replies, unsaid.rest())
 }
 
 /// Whether everything that was asked has been answered.
