@@ -11,7 +11,7 @@ use crate::imap::ids::{Uid, UidSet};
 pub type Octets = u32;
 
 /// UIDs, ascending and unique, each with its size. It never changes once it is built, so that all
-/// sessions of a mailbox can share it: 4 octets a message, and 8 for each gap between UIDs.
+/// sessions of a mailbox can share it: 4 octets a message, and 16 for each gap between UIDs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
     runs: Vec<Run>,
