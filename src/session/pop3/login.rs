@@ -50,16 +50,11 @@ pub(super) async fn run(
     if utf8 {
         imap.enable_utf8().await?;
     }
-    let opened = opening::open(&mut imap, &settings, known).await;
-    if matches!(&opened, Err(failure) if failure.kind == FailureKind::UpstreamLost) {
-        // Some proxies lose what comes together with a login, and then wait for ever.
-        imap.distrust_flights();
-    }
     let Opened {
         selected,
         snapshot,
         cache,
-    } = opened?;
+    } = open_folder(&mut imap, &settings, known).await?;
     gateway.metrics.listing_cache(cache);
     let mut maildrop = maildrop(&snapshot, &settings, gateway, &key);
     if gateway.works_around(ClientWorkaround::EudoraStatus) {
@@ -110,6 +105,19 @@ async fn in_time(
     let refused = authenticated.as_ref().err().map(|failure| failure.kind);
     gateway.metrics.auth_attempt(upstream, refused);
     authenticated
+}
+
+/// SELECT and what it holds. Some proxies lose what comes together with a login, and then wait for ever.
+async fn open_folder(
+    imap: &mut ImapClient,
+    settings: &MaildropSettings,
+    known: Option<Snapshot>,
+) -> Result<Opened, Failure> {
+    let opened = opening::open(imap, settings, known).await;
+    if matches!(&opened, Err(failure) if failure.kind == FailureKind::UpstreamLost) {
+        imap.distrust_flights();
+    }
+    opened
 }
 
 /// Leave to have this connection, and where it must be, to have the maildrop alone.
