@@ -255,13 +255,6 @@ impl ImapClient {
         })
     }
 
-    /// What was asked together has ended badly: from now on, one thing at a time.
-    pub fn distrust_flights(&self) {
-        if self.flight.is_under_way() {
-            self.upstream.note(|seen| seen.answers_out_of_order = true);
-        }
-    }
-
     /// Deviations of this provider.
     pub fn quirks(&self) -> &Quirks {
         &self.upstream.settings().quirks

@@ -47,14 +47,21 @@ pub(super) async fn run(
     let mut imap = in_time(authentication, login_ends, gateway, &name).await?;
     // Only who has proved to be somebody may take somebody's place.
     let permits = permits(upstream, &credential, &settings, &key, gateway)?;
-    if utf8 {
-        imap.enable_utf8().await?;
-    }
+    let opened = match open_folder(&mut imap, utf8, &settings, known).await {
+        // The credential was accepted, so that this is no second guess. It happens once.
+        Err(failure) if lost_its_flight(&imap, &failure) => {
+            drop(imap);
+            let authentication = authenticate(upstream, &credential, utf8, &settings, None);
+            imap = in_time(authentication, login_ends, gateway, &name).await?;
+            open_folder(&mut imap, utf8, &settings, None).await
+        }
+        opened => opened,
+    };
     let Opened {
         selected,
         snapshot,
         cache,
-    } = open_folder(&mut imap, &settings, known).await?;
+    } = opened?;
     gateway.metrics.listing_cache(cache);
     let mut maildrop = maildrop(&snapshot, &settings, gateway, &key);
     if gateway.works_around(ClientWorkaround::EudoraStatus) {
@@ -110,14 +117,27 @@ async fn in_time(
 /// SELECT and what it holds. Some proxies lose what comes together with a login, and then wait for ever.
 async fn open_folder(
     imap: &mut ImapClient,
+    utf8: bool,
     settings: &MaildropSettings,
     known: Option<Snapshot>,
 ) -> Result<Opened, Failure> {
-    let opened = opening::open(imap, settings, known).await;
-    if matches!(&opened, Err(failure) if failure.kind == FailureKind::UpstreamLost) {
-        imap.distrust_flights();
+    let opened = async {
+        if utf8 {
+            imap.enable_utf8().await?;
+        }
+        opening::open(imap, settings, known).await
+    };
+    let opened = opened.await;
+    if let Err(failure) = &opened {
+        imap.distrust_flights(failure);
     }
     opened
+}
+
+/// Whether all that was wrong is that several commands went out together. An upstream that is silent has
+/// taken its time already, and so has the client.
+fn lost_its_flight(imap: &ImapClient, failure: &Failure) -> bool {
+    failure.kind == FailureKind::UpstreamGarbled && imap.has_lost_its_flight()
 }
 
 /// Leave to have this connection, and where it must be, to have the maildrop alone.
@@ -155,6 +175,10 @@ async fn authenticate(
             // It was closed while it waited. The upstream has not judged anything, so that this is
             // no second attempt.
             Err(failure) if failure.kind == FailureKind::UpstreamLost && imap.is_untried() => {
+                imap = upstream.connect_anew().await?;
+            }
+            Err(failure) if lost_its_flight(&imap, &failure) => {
+                drop(imap);
                 imap = upstream.connect_anew().await?;
             }
             Err(failure) => return Err(failure),

@@ -2,6 +2,7 @@
 
 use tokio::time::Instant;
 
+use super::flight::UNKNOWN_END;
 use super::{ImapClient, Received};
 use crate::failure::{Failure, FailureKind};
 use crate::imap::Garbled;
@@ -191,7 +192,7 @@ impl ImapClient {
                 self.metrics.read_ahead(ReadAhead::Dropped, 1);
                 Ok(())
             }
-            None => Err(self.unknown_end().into()),
+            None => Err(UNKNOWN_END.into()),
         }
     }
 

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use tokio::time::Instant;
 
 use super::{ImapClient, Received};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::imap::Garbled;
 use crate::imap::command::{Command, CommandName};
 use crate::imap::response::{Response, Status, Tag, Untagged};
@@ -19,6 +19,9 @@ use crate::imap::response::{Response, Status, Tag, Untagged};
 /// Commands that may be under way at once: login, ID, SELECT, and the parts of a mailbox of a million
 /// messages.
 const COMMANDS_MAX: usize = 256;
+
+/// A tagged response that belongs to nothing.
+pub(super) const UNKNOWN_END: Garbled = Garbled("the end of a command that we did not send");
 
 /// What was anticipated.
 #[derive(Default)]
@@ -29,6 +32,8 @@ pub(super) struct Flight {
     sent: VecDeque<Sent>,
     /// Whether some of it has gone out together with AUTHENTICATE.
     behind_authenticate: bool,
+    /// Whether the upstream has shown that it does not bear what was sent together.
+    is_lost: bool,
 }
 
 impl Flight {
@@ -149,7 +154,7 @@ impl ImapClient {
             let place = self.flight.sent.iter().position(|sent| sent.tag == tag);
             let sent = place.and_then(|place| self.flight.sent.remove(place));
             let Some(sent) = sent else {
-                return Err(self.unknown_end().into());
+                return Err(UNKNOWN_END.into());
             };
             self.observe(sent.command.name(), &status, sent.started);
             // What was anticipated in vain may be refused.
@@ -177,21 +182,44 @@ impl ImapClient {
         }
     }
 
-    /// A tagged response that belongs to nothing. Cyrus 3.6 (2022) loses what came together with
-    /// AUTHENTICATE, and says BAD in its place.
-    pub(super) fn unknown_end(&self) -> Garbled {
+    /// Whether all that is wrong is that commands were sent together, which this upstream does not bear:
+    /// the same one by one, on another connection, may be answered well.
+    pub fn has_lost_its_flight(&self) -> bool {
+        self.flight.is_lost
+    }
+
+    /// The upstream has accepted AUTHENTICATE, and then failed. Cyrus 3.6 (2022) loses all or a part of
+    /// what came in one piece with AUTHENTICATE: it says BAD to what is left, or nothing.
+    pub(super) fn distrust_what_follows_authenticate(&mut self) {
         if self.flight.behind_authenticate {
+            self.flight.is_lost = true;
             self.upstream
                 .note(|seen| seen.loses_what_follows_authenticate = true);
         }
-        Garbled("the end of a command that we did not send")
+    }
+
+    /// The upstream has failed while a mailbox was opened: what was sent together may be the reason, so
+    /// that it goes one by one from now on.
+    pub fn distrust_flights(&mut self, failure: &Failure) {
+        match failure.kind {
+            FailureKind::UpstreamLost | FailureKind::UpstreamGarbled
+                if self.flight.behind_authenticate =>
+            {
+                self.distrust_what_follows_authenticate();
+            }
+            FailureKind::UpstreamLost if self.flight.is_under_way() => {
+                self.upstream.note(|seen| seen.answers_out_of_order = true);
+            }
+            _ => {}
+        }
     }
 
     /// An upstream that ends SELECT after what needs a selected mailbox, or a login after SELECT, cannot
     /// be asked several things at once.
-    pub(super) fn is_out_of_order(&self, tag: Tag) -> Option<Garbled> {
+    pub(super) fn is_out_of_order(&mut self, tag: Tag) -> Option<Garbled> {
         let is_ours = self.flight.sent.iter().any(|sent| sent.tag == tag);
         is_ours.then(|| {
+            self.flight.is_lost = true;
             self.upstream.note(|seen| seen.answers_out_of_order = true);
             Garbled("answers in another order than that of the commands")
         })

@@ -40,6 +40,15 @@ impl ImapClient {
         if status.condition != Condition::Ok {
             return Err(self.login_failure(&status));
         }
+        let introduction = self.introduce().await;
+        if introduction.is_err() {
+            self.distrust_what_follows_authenticate();
+        }
+        introduction
+    }
+
+    /// What the upstream can do for who has logged in, and ID.
+    async fn introduce(&mut self) -> Result<(), Failure> {
         let volunteers = self.capabilities.is_some();
         let capabilities = self.known_capabilities().await?;
         self.upstream.note(|seen| {
