@@ -452,6 +452,13 @@ impl ImapClient {
             Untagged::Capability(capabilities) => self.capabilities = Some(*capabilities),
             Untagged::Exists(exists) => self.exists = *exists,
             Untagged::Expunge => self.exists = self.exists.saturating_sub(1),
+            Untagged::Vanished {
+                earlier: false,
+                uids,
+            } => {
+                let gone = u32::try_from(uids.len()).unwrap_or(u32::MAX);
+                self.exists = self.exists.saturating_sub(gone);
+            }
             Untagged::Status(status) => {
                 if status.condition == Condition::Bye {
                     let text = self.quote(&status.text);
