@@ -3,6 +3,7 @@
 
 mod authorization;
 mod content;
+mod copy_logins;
 mod envelope;
 mod flight;
 mod received;
