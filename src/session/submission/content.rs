@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::sent_copy::Copying;
-use super::{Session, envelope, received};
+use super::{Session, received, words};
 use crate::config::BareNewlines;
 use crate::failure::{Failure, FailureKind};
 use crate::metrics::SubmissionResult;
@@ -85,7 +85,7 @@ impl Trouble {
             None => None,
         };
         let trouble = match refusal {
-            Some(reply) => Self::Refused(envelope::words(&reply, session.logged_in)),
+            Some(reply) => Self::Refused(words::of(&reply, session.logged_in)),
             None => Self::Upstream(lost),
         };
         session.logged_in.drop_connection(session.gateway);
@@ -387,7 +387,7 @@ pub(super) async fn conclude(mut message: Message, session: &mut Session<'_>) {
     match reply.class() {
         Class::Done => accepted(&reply, message, session),
         Class::NotNow | Class::Never => {
-            let words = envelope::words(&reply, session.logged_in);
+            let words = words::of(&reply, session.logged_in);
             message.refused(&words, session);
         }
         Class::GoOn => {
@@ -401,7 +401,7 @@ pub(super) async fn conclude(mut message: Message, session: &mut Session<'_>) {
 }
 
 fn accepted(reply: &Reply, mut message: Message, session: &mut Session<'_>) {
-    let words = envelope::words(reply, session.logged_in);
+    let words = words::of(reply, session.logged_in);
     session.client.lines.output().extend_from_slice(&words);
     let octets = message.reader.octets();
     session.record.accepted += 1;

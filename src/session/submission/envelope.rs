@@ -5,13 +5,12 @@ use tokio::time::Instant;
 
 use super::content::{self, Start};
 use super::flight::{self, Flight, Sent, What};
-use super::{Introduction, LoggedIn, MISTAKES_MAX, Session, ehlo};
+use super::objection::{self, LOST, Objection};
+use super::{Introduction, LoggedIn, MISTAKES_MAX, Session, ehlo, words};
 use crate::failure::{Failure, FailureKind};
 use crate::session::SessionEnd;
 use crate::smtp::command::{self, COMMAND_LINE_OCTETS_MAX, Command, CommandName};
-use crate::smtp::envelope::{
-    ForwardPath, Need, Parameter, Parameters, ReversePath, decimal, need_of_mail, need_of_rcpt,
-};
+use crate::smtp::envelope::{ForwardPath, Need, Parameter, Parameters, ReversePath, need_of_mail};
 use crate::smtp::extension::Extension;
 use crate::smtp::reply::{self, Class, Reply};
 
@@ -38,16 +37,6 @@ enum Verdict {
     /// In these words.
     Refused(Vec<u8>),
 }
-
-/// Why a command is not passed on: code, enhanced code, text.
-type Objection = (u16, &'static str, &'static str);
-
-/// To a command of a transaction that was lost with the upstream; the cause has been told before.
-const LOST: Objection = (
-    451,
-    "4.4.2",
-    "the connection to the mail server was lost; try again later",
-);
 
 /// Runs until a message begins, or QUIT: `None`.
 pub(super) async fn run(
@@ -194,7 +183,7 @@ impl Envelope {
     ) -> Result<(), SessionEnd> {
         let objection = match self.is_open {
             true => Some((503, "5.5.1", "there is a transaction already")),
-            false => object_to_mail(&from, &parameters, session),
+            false => objection::to_mail(&from, &parameters, session),
         };
         if let Some(objection) = objection {
             return self
@@ -209,8 +198,8 @@ impl Envelope {
         }
         let known = session.logged_in.extensions;
         let is_for_upstream = |parameter: &&Parameter| match need_of_mail(parameter) {
-            Some(Need::Extension(extension)) => known.has(extension),
-            Some(Need::Nothing | Need::NotForUpstreams) | None => false,
+            Ok(Need::Extension(extension)) => known.has(extension),
+            Ok(Need::Nothing | Need::NotForUpstreams) | Err(_) => false,
         };
         self.flight
             .add(What::Mail, CommandName::Mail, started, |out| {
@@ -227,23 +216,14 @@ impl Envelope {
         (to, parameters, started): (ForwardPath, Parameters, Instant),
         session: &mut Session<'_>,
     ) -> Result<(), SessionEnd> {
-        let unsupported = |parameter: &Parameter| match need_of_rcpt(parameter) {
-            Some(Need::Extension(extension)) => !session.logged_in.can(extension, session.client),
-            Some(Need::Nothing | Need::NotForUpstreams) => false,
-            None => true,
-        };
         let objection = if self.is_lost {
             Some(LOST)
         } else if !self.is_open {
             Some((503, "5.5.1", "MAIL first"))
         } else if self.recipients + self.unjudged >= session.gateway.submission.recipients_max {
             Some((452, "4.5.3", "too many recipients"))
-        } else if !self.is_utf8 && !to.mailbox().is_ascii() {
-            Some(UTF8_UNANNOUNCED)
-        } else if parameters.iter().any(unsupported) {
-            Some(UNSUPPORTED_PARAMETER)
         } else {
-            None
+            objection::to_rcpt(&to, &parameters, self.is_utf8, session)
         };
         if let Some(objection) = objection {
             return self
@@ -460,7 +440,7 @@ impl Envelope {
             }
             What::Reset | What::Data => {}
         }
-        words.append(&mut self::words(&reply, session.logged_in));
+        words.append(&mut words::of(&reply, session.logged_in));
         if reply.code == 421 {
             self.is_lost |= self.is_open;
             self.is_open = false;
@@ -468,40 +448,6 @@ impl Envelope {
             session.logged_in.drop_connection(session.gateway);
         }
         is_done
-    }
-}
-
-const UTF8_UNANNOUNCED: Objection = (553, "5.6.7", "that address needs SMTPUTF8");
-
-const UNSUPPORTED_PARAMETER: Objection = (555, "5.5.4", "a parameter that is not supported here");
-
-/// Why MAIL is not passed on, if there is anything against it.
-fn object_to_mail(
-    from: &ReversePath,
-    parameters: &Parameters,
-    session: &Session<'_>,
-) -> Option<Objection> {
-    let is_supported = |parameter: &Parameter| match need_of_mail(parameter) {
-        // We announce it ourselves.
-        Some(Need::Extension(Extension::Size) | Need::Nothing | Need::NotForUpstreams) => true,
-        Some(Need::Extension(extension)) => session.logged_in.can(extension, session.client),
-        None => false,
-    };
-    if !parameters.iter().all(is_supported) {
-        return Some(UNSUPPORTED_PARAMETER);
-    }
-    let octets = parameters.find("SIZE").and_then(Parameter::value);
-    if octets.and_then(decimal) > Some(session.logged_in.message_octets_max(session.gateway)) {
-        return Some(content::TOO_LARGE);
-    }
-    let mailbox = from.mailbox()?;
-    if !mailbox.is_ascii() && parameters.find("SMTPUTF8").is_none() {
-        return Some(UTF8_UNANNOUNCED);
-    }
-    let policy = &session.logged_in.upstream.settings().sender;
-    match policy.permits(mailbox.as_bytes(), session.logged_in.credential.login()) {
-        true => None,
-        false => Some((550, "5.7.1", "this login may not send as that sender")),
     }
 }
 
@@ -517,24 +463,4 @@ fn understood(reply: Reply, what: What) -> Result<Reply, Failure> {
         true => Ok(reply),
         false => Err(FailureKind::UpstreamGarbled.because(format!("{} to a command", reply.code))),
     }
-}
-
-/// The upstream's words, as the client hears them. That the one closes its connection does not close the
-/// other's.
-pub(super) fn words(reply: &Reply, logged_in: &LoggedIn) -> Vec<u8> {
-    let mut words = Vec::new();
-    let code = match reply.code {
-        421 => 451,
-        code => code,
-    };
-    let connection = logged_in.connection.as_ref();
-    match connection.is_some_and(|connection| connection.repeats_credential(reply)) {
-        true => Reply {
-            code,
-            lines: vec![b"(withheld)".to_vec()],
-        }
-        .pass_on(code, &mut words),
-        false => reply.pass_on(code, &mut words),
-    }
-    words
 }

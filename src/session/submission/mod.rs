@@ -6,8 +6,10 @@ mod content;
 mod copy_logins;
 mod envelope;
 mod flight;
+mod objection;
 mod received;
 mod sent_copy;
+mod words;
 
 use std::sync::Arc;
 use std::time::Duration;
