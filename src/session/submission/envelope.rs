@@ -1,6 +1,8 @@
 //! MAIL and RCPT (RFC 5321 §3.3): who sends to whom is the upstream's to judge, command by command; what
 //! a client pipelines goes on pipelined.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::content::{self, Start};
@@ -13,12 +15,18 @@ use crate::smtp::command::{self, COMMAND_LINE_OCTETS_MAX, Command, CommandName};
 use crate::smtp::envelope::{ForwardPath, Need, Parameter, Parameters, ReversePath, need_of_mail};
 use crate::smtp::extension::Extension;
 use crate::smtp::reply::{self, Class, Reply};
+use crate::upstream::SubmissionClient;
+
+/// From MAIL to DATA, with all that the upstream takes for it; a client that trickles must not stay for ever.
+const ENVELOPE_TIME_MAX: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// A transaction before its content.
 #[derive(Default)]
 struct Envelope {
     /// MAIL was said, and not refused so far.
     is_open: bool,
+    /// When the client must have come to its content.
+    ends: Option<Instant>,
     /// The upstream was lost in this transaction: what follows in it must be said again later, and is no
     /// mistake of the client's.
     is_lost: bool,
@@ -98,6 +106,9 @@ impl Envelope {
             if !session.client.lines.has_line() || !takes_several_commands(session.logged_in) {
                 self.settle(session).await?;
             }
+            let idle_ends = Instant::now() + session.gateway.timeouts.idle;
+            let ends = self.ends.map_or(idle_ends, |ends| ends.min(idle_ends));
+            session.client.lines.set_deadline(Some(ends));
             let line = session.client.lines.line(COMMAND_LINE_OCTETS_MAX).await?;
             let started = Instant::now();
             match Command::parse(line) {
@@ -190,12 +201,7 @@ impl Envelope {
                 .object(objection, CommandName::Mail, started, session)
                 .await;
         }
-        if std::mem::take(&mut session.logged_in.is_stale) {
-            self.flight
-                .add(What::Reset, CommandName::Rset, started, |out| {
-                    out.extend_from_slice(b"RSET\r\n");
-                });
-        }
+        self.reset_upstream(session).await?;
         let known = session.logged_in.extensions;
         let is_for_upstream = |parameter: &&Parameter| match need_of_mail(parameter) {
             Ok(Need::Extension(extension)) => known.has(extension),
@@ -206,8 +212,28 @@ impl Envelope {
                 command::write_mail(&from, parameters.iter().filter(is_for_upstream), out);
             });
         self.is_open = true;
+        self.ends = Some(Instant::now() + ENVELOPE_TIME_MAX);
         self.is_lost = false;
         self.is_utf8 = parameters.find("SMTPUTF8").is_some();
+        Ok(())
+    }
+
+    /// RSET goes before MAIL where the client has given up what the upstream knows of, and where the upstream
+    /// may have left without a word: it may think for minutes about MAIL, about RSET it need not.
+    async fn reset_upstream(&mut self, session: &mut Session<'_>) -> Result<(), SessionEnd> {
+        let connection = session.logged_in.connection.as_ref();
+        let may_be_gone = connection.is_some_and(SubmissionClient::has_been_silent);
+        if !std::mem::take(&mut session.logged_in.is_stale) && !may_be_gone {
+            return Ok(());
+        }
+        let started = Instant::now();
+        self.flight
+            .add(What::Reset, CommandName::Rset, started, |out| {
+                out.extend_from_slice(b"RSET\r\n");
+            });
+        if !takes_several_commands(session.logged_in) {
+            self.settle(session).await?;
+        }
         Ok(())
     }
 
@@ -349,6 +375,9 @@ impl Envelope {
                 .record
                 .misplaced(session.client, code, enhanced, text),
             _ => {
+                if code >= 500 {
+                    session.record.envelope_refused()?;
+                }
                 session.record.refuse(session.client, code, enhanced, text);
                 Ok(())
             }
@@ -369,9 +398,13 @@ impl Envelope {
         for sent in sent {
             let reply = match reply.take() {
                 Some(reply) => reply,
-                None => flight::next_reply(session.logged_in).await,
+                None => flight::next_reply(session.logged_in, sent.awaited()).await,
             };
             let reply = reply.and_then(|reply| understood(reply, sent.what));
+            let is_of_envelope = matches!(sent.what, What::Mail | What::Rcpt);
+            if is_of_envelope && reply.as_ref().is_ok_and(is_final) {
+                session.record.envelope_refused()?;
+            }
             let mut words = Vec::new();
             let is_done = self.judge(sent, reply, &mut words, session);
             let elapsed = sent.started.elapsed();
@@ -463,4 +496,12 @@ fn understood(reply: Reply, what: What) -> Result<Reply, Failure> {
         true => Ok(reply),
         false => Err(FailureKind::UpstreamGarbled.because(format!("{} to a command", reply.code))),
     }
+}
+
+/// Whether a reply refuses for good what was asked for. That a message has too many recipients is 452 (RFC
+/// 5321 §4.5.3.1.10), and 5yz at some servers; the rest of them can follow in another one.
+fn is_final(reply: &Reply) -> bool {
+    let enhanced = reply.enhanced();
+    let too_many = enhanced.is_some_and(|code| (code.subject, code.detail) == (5, 3));
+    reply.class() == Class::Never && !too_many
 }
