@@ -78,6 +78,17 @@ impl Parameter {
         self.value.as_deref()
     }
 
+    /// The same of a message that has become longer by so many octets, if it is about its size.
+    #[must_use]
+    pub fn of_longer_message(mut self, octets: u64) -> Self {
+        if self.keyword == "SIZE"
+            && let Some(size) = self.value().and_then(decimal)
+        {
+            self.value = Some(size.saturating_add(octets).to_string().into_bytes());
+        }
+        self
+    }
+
     /// As it was typed, the keyword in upper case.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.keyword.as_bytes());
@@ -92,6 +103,17 @@ impl Parameters {
     /// In their order.
     pub fn iter(&self) -> impl Iterator<Item = &Parameter> {
         self.0.iter()
+    }
+
+    /// The same of a message that has become longer by so many octets.
+    #[must_use]
+    pub fn of_longer_message(self, octets: u64) -> Self {
+        let parameters = self.0.into_iter();
+        Self(
+            parameters
+                .map(|parameter| parameter.of_longer_message(octets))
+                .collect(),
+        )
     }
 
     /// The one with this keyword.

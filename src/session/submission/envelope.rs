@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::content::{self, Start};
 use super::flight::{self, Flight, Sent, What};
 use super::objection::{self, LOST, Objection};
-use super::{Introduction, LoggedIn, MISTAKES_MAX, Session, ehlo, words};
+use super::{Introduction, LoggedIn, MISTAKES_MAX, Session, ehlo, received, words};
 use crate::failure::{Failure, FailureKind};
 use crate::session::SessionEnd;
 use crate::smtp::command::{self, COMMAND_LINE_OCTETS_MAX, Command, CommandName};
@@ -202,6 +202,9 @@ impl Envelope {
                 .await;
         }
         self.reset_upstream(session).await?;
+        let is_utf8 = parameters.find("SMTPUTF8").is_some();
+        // RFC 1870 §6.1: what the upstream will get.
+        let parameters = parameters.of_longer_message(received::octets_max(is_utf8, session));
         let known = session.logged_in.extensions;
         let is_for_upstream = |parameter: &&Parameter| match need_of_mail(parameter) {
             Ok(Need::Extension(extension)) => known.has(extension),
@@ -214,7 +217,7 @@ impl Envelope {
         self.is_open = true;
         self.ends = Some(Instant::now() + ENVELOPE_TIME_MAX);
         self.is_lost = false;
-        self.is_utf8 = parameters.find("SMTPUTF8").is_some();
+        self.is_utf8 = is_utf8;
         Ok(())
     }
 

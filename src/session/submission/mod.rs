@@ -408,11 +408,9 @@ fn ehlo(out: &mut Vec<u8>, client: &Client, gateway: &Gateway, logged_in: Option
         if service.tls.is_some() && !client.secure {
             keywords.push("STARTTLS".to_owned());
         }
-        if gateway.permits_login(client) {
-            keywords.push(format!(
-                "AUTH {}",
-                authorization::mechanisms(known).join(" ")
-            ));
+        let mechanisms: Vec<_> = authorization::Logins::of(gateway).names().collect();
+        if gateway.permits_login(client) && !mechanisms.is_empty() {
+            keywords.push(format!("AUTH {}", mechanisms.join(" ")));
         }
     }
     reply::line(out, format_args!("250-{}", service.settings.hostname));
