@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
+pub use append::Appended;
 use body::Ahead;
 pub(super) use body::Asked;
 use flight::Flight;
