@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::account::Accounts;
+use crate::account::{Accounts, Attempt};
 use crate::config::{CleartextLogin, ClientWorkaround, Timeouts};
 use crate::failure::{Failure, FailureKind};
 use crate::imap::capability::{Capabilities, Capability};
@@ -23,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::sasl::Credential;
 use crate::state::{Listings, Memory};
 use crate::tls::{self, TlsAcceptor};
+use crate::upstream::Upstream;
 
 /// What all sessions share; nobody writes to it but through its parts.
 pub struct Gateway {
@@ -97,6 +98,21 @@ impl Gateway {
             false => typed,
         };
         readable.with_at_sign(|login| self.accounts.delimiter(login))
+    }
+
+    /// Leave to ask the upstream once whether this credential is right.
+    async fn attempt(
+        &self,
+        upstream: &Upstream,
+        credential: &Credential,
+        address: IpAddr,
+    ) -> Result<Attempt<'_>, Failure> {
+        let attempt = self.accounts.attempt(upstream, credential, address).await;
+        if let Err(failure) = &attempt {
+            let name = &upstream.settings().name;
+            self.metrics.auth_withheld(name, failure.kind);
+        }
+        attempt
     }
 
     /// Whether this client may send a password now.

@@ -58,7 +58,8 @@ pub(super) async fn run(
         record.login = Some(credential.login().escape_ascii().to_string());
         // What was said so far must not wait for the upstream.
         client.lines.flush().await?;
-        let opened = login::run(credential, progress.utf8, login_ends, gateway, record).await;
+        let (utf8, address) = (progress.utf8, client.address);
+        let opened = login::run(credential, utf8, login_ends, address, gateway, record).await;
         gateway
             .metrics
             .pop3_command(command, opened.is_ok(), started.elapsed());

@@ -1,5 +1,6 @@
 //! A login at the upstream: one attempt for one attempt of the client, up to an open maildrop.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::time::{Instant, timeout_at};
@@ -7,7 +8,7 @@ use tracing::debug;
 
 use super::opening::{self, Opened};
 use super::{LoggedIn, Record};
-use crate::account::MailboxKey;
+use crate::account::{Attempt, MailboxKey};
 use crate::config::{ClientWorkaround, MaildropSettings, Sessions};
 use crate::failure::{Failure, FailureKind};
 use crate::imap::command::ListingIdentity;
@@ -24,6 +25,7 @@ pub(super) async fn run(
     credential: Credential,
     utf8: bool,
     login_ends: Instant,
+    address: IpAddr,
     gateway: &Gateway,
     record: &mut Record,
 ) -> Result<Box<LoggedIn>, Failure> {
@@ -36,7 +38,8 @@ pub(super) async fn run(
         owner: credential.mailbox_owner().to_vec(),
         folder: settings.folder.clone(),
     };
-    gateway.accounts.attempt(upstream, &credential)?;
+    gateway.accounts.check_delay(upstream, &credential)?;
+    let attempt = gateway.attempt(upstream, &credential, address).await?;
     // With UTF8 a message may be another one than without, and so may its size.
     let known = match utf8 {
         true => None,
@@ -44,7 +47,7 @@ pub(super) async fn run(
     };
     let open = gateway.metrics.upstream_connection(&name, "in_use");
     let authentication = authenticate(upstream, &credential, utf8, &settings, known.as_ref());
-    let mut imap = in_time(authentication, login_ends, gateway, &name).await?;
+    let mut imap = in_time(authentication, login_ends, Some(attempt), gateway, &name).await?;
     // Only who has proved to be somebody may take somebody's place.
     let permits = permits(upstream, &credential, &settings, &key, gateway)?;
     let opened = match open_folder(&mut imap, utf8, &settings, known).await {
@@ -52,7 +55,7 @@ pub(super) async fn run(
         Err(failure) if lost_its_flight(&imap, &failure) => {
             drop(imap);
             let authentication = authenticate(upstream, &credential, utf8, &settings, None);
-            imap = in_time(authentication, login_ends, gateway, &name).await?;
+            imap = in_time(authentication, login_ends, None, gateway, &name).await?;
             open_folder(&mut imap, utf8, &settings, None).await
         }
         opened => opened,
@@ -100,6 +103,7 @@ pub(super) async fn run(
 async fn in_time(
     authentication: impl Future<Output = Result<ImapClient, Failure>>,
     login_ends: Instant,
+    attempt: Option<Attempt<'_>>,
     gateway: &Gateway,
     upstream: &str,
 ) -> Result<ImapClient, Failure> {
@@ -111,6 +115,9 @@ async fn in_time(
         });
     let refused = authenticated.as_ref().err().map(|failure| failure.kind);
     gateway.metrics.auth_attempt(upstream, refused);
+    if let Some(attempt) = attempt {
+        attempt.conclude(refused);
+    }
     authenticated
 }
 
