@@ -23,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::sasl::Credential;
 use crate::state::{Listings, Memory};
 use crate::tls::{self, TlsAcceptor};
+use crate::trace::{SessionTrace, Trace};
 use crate::upstream::Upstream;
 
 /// What all sessions share; nobody writes to it but through its parts.
@@ -47,6 +48,8 @@ pub struct Gateway {
     pub client_workarounds: Vec<ClientWorkaround>,
     /// What those share that send mail.
     pub submission: submission::Service,
+    /// For one login whose sessions are written down.
+    pub trace: Option<Arc<Trace>>,
     /// No new logins any more.
     pub draining: CancellationToken,
     /// No transaction any more either.
@@ -151,6 +154,7 @@ impl Client {
         &mut self,
         acceptor: &TlsAcceptor,
         timeouts: &Timeouts,
+        trace: Option<&SessionTrace>,
     ) -> Result<(), SessionEnd> {
         self.lines.flush().await?;
         let clear = std::mem::replace(&mut self.lines, LineStream::closed());
@@ -158,6 +162,9 @@ impl Client {
             .await
             .map_err(|error| SessionEnd::TlsFailed(error.to_string()))?;
         self.lines = LineStream::new(secured, timeouts.login);
+        if let Some(trace) = trace {
+            self.lines.tap(trace.client_leg());
+        }
         self.secure = true;
         Ok(())
     }

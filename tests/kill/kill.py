@@ -74,13 +74,10 @@ class Mailbox:
     def look(self):
         """What the server holds: the INBOX with flags, and the trash, by Subject."""
         imap = imaplib.IMAP4(daemons.HOST, self.server.imap_port)
-        try:
-            imap.login(self.user.login, self.user.password)
-            inbox = _subjects(imap, "INBOX")
-            trash = _subjects(imap, self.server.trash)
-            imap.logout()
-        finally:
-            imap.shutdown()
+        imap.login(self.user.login, self.user.password)
+        inbox = _subjects(imap, "INBOX")
+        trash = _subjects(imap, self.server.trash)
+        imap.logout()
         return inbox, trash
 
     def judge(self, told):

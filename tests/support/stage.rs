@@ -131,6 +131,7 @@ impl<'a> Scenery<'a> {
                 copies: SentCopies::default(),
                 ..self.model.submission.clone()
             },
+            trace: None,
             draining: CancellationToken::new(),
             drained: CancellationToken::new(),
         };

@@ -15,6 +15,7 @@ use crate::imap::command::ListingIdentity;
 use crate::maildrop::{FetchWindow, Maildrop, Snapshot, UniqueIds};
 use crate::sasl::Credential;
 use crate::session::Gateway;
+use crate::trace::SessionTrace;
 use crate::upstream::{ImapClient, Upstream};
 
 /// Logs in, and opens the maildrop.
@@ -46,7 +47,16 @@ pub(super) async fn run(
         false => gateway.listings.known(&key),
     };
     let open = gateway.metrics.upstream_connection(&name, "in_use");
-    let authentication = authenticate(upstream, &credential, utf8, &settings, known.as_ref());
+    let trace = record.trace.clone();
+    let trace = trace.as_ref();
+    let authentication = authenticate(
+        upstream,
+        &credential,
+        utf8,
+        &settings,
+        known.as_ref(),
+        trace,
+    );
     let mut imap = in_time(authentication, login_ends, Some(attempt), gateway, &name).await?;
     // Only who has proved to be somebody may take somebody's place.
     let permits = permits(upstream, &credential, &settings, &key, gateway)?;
@@ -54,7 +64,7 @@ pub(super) async fn run(
         // The credential was accepted, so that this is no second guess. It happens once.
         Err(failure) if lost_its_flight(&imap, &failure) => {
             drop(imap);
-            let authentication = authenticate(upstream, &credential, utf8, &settings, None);
+            let authentication = authenticate(upstream, &credential, utf8, &settings, None, trace);
             imap = in_time(authentication, login_ends, None, gateway, &name).await?;
             open_folder(&mut imap, utf8, &settings, None).await
         }
@@ -171,9 +181,13 @@ async fn authenticate(
     utf8: bool,
     settings: &MaildropSettings,
     known: Option<&Snapshot>,
+    trace: Option<&SessionTrace>,
 ) -> Result<ImapClient, Failure> {
     let mut imap = upstream.connect().await?;
     loop {
+        if let Some(trace) = trace {
+            imap.tap(trace.upstream_leg());
+        }
         imap.anticipate_login(utf8, |capabilities, utf8| {
             opening::commands(capabilities, utf8, settings, known)
         });

@@ -13,6 +13,7 @@ use crate::session::{Client, Gateway, SessionEnd};
 use crate::smtp::command::{AUTHENTICATION_LINE_OCTETS_MAX, Command, CommandName};
 use crate::smtp::extension::{Extension, Extensions};
 use crate::smtp::reply;
+use crate::trace::SessionTrace;
 use crate::upstream::{SubmissionClient, Upstream};
 
 /// Logins that may be refused on one connection.
@@ -202,7 +203,8 @@ async fn start_tls(
         Some(acceptor) => {
             reply::say(client.lines.output(), 220, "2.0.0", "begin TLS");
             *introduction = None;
-            client.start_tls(acceptor, &gateway.timeouts).await
+            let trace = record.trace.as_ref();
+            client.start_tls(acceptor, &gateway.timeouts, trace).await
         }
     }
 }
@@ -266,6 +268,9 @@ async fn log_in(
     record: &mut Record,
 ) -> Result<LoggedIn, Failure> {
     record.login = Some(credential.login().escape_ascii().to_string());
+    if let Some(trace) = &record.trace {
+        trace.identify(&credential);
+    }
     let upstream = gateway.accounts.upstream(credential.login())?.clone();
     let name = upstream.settings().name.clone();
     record.upstream = Some(name.clone());
@@ -275,7 +280,8 @@ async fn log_in(
     };
     let open = gateway.metrics.upstream_connection(&name, "in_use");
     let hostname = &gateway.submission.settings.hostname;
-    let connected = timeout_at(login_ends, connect(&upstream, &credential, hostname))
+    let trace = record.trace.as_ref();
+    let connected = timeout_at(login_ends, connect(&upstream, &credential, hostname, trace))
         .await
         .unwrap_or_else(|_| {
             let cause = "the upstream did not finish the login within timeouts.login";
@@ -299,6 +305,7 @@ async fn log_in(
         extensions: connection.extensions(),
         connection: Some(connection),
         introduction: None,
+        trace: record.trace.clone(),
         _permit: Box::new(permit),
         _open: open,
     })
@@ -335,8 +342,12 @@ pub(super) async fn connect(
     upstream: &std::sync::Arc<Upstream>,
     credential: &Credential,
     hostname: &str,
+    trace: Option<&SessionTrace>,
 ) -> Result<SubmissionClient, Failure> {
     let mut connection = upstream.connect_submission(hostname).await?;
+    if let Some(trace) = trace {
+        connection.tap(trace.upstream_leg());
+    }
     connection.authenticate(credential).await?;
     Ok(connection)
 }
