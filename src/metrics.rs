@@ -233,7 +233,7 @@ impl Metrics {
             connections_rejected: families.counter("connections_rejected_total", "Client connections turned away before a session.", &["listener", "reason"])?,
             sessions: families.counter("sessions_total", "Sessions ended, by how they ended.", &["listener", "outcome"])?,
             session_duration: families.histogram("session_duration_seconds", "From accept to the end of a session.", &["listener"], SESSION_BUCKETS)?,
-            auth_attempts: families.counter("auth_attempts_total", "Logins that reached an upstream, by what became of them.", &["upstream", "result"])?,
+            auth_attempts: families.counter("auth_attempts_total", "Logins, by what became of them; those remembered as rejected and those held back reached no upstream.", &["upstream", "result"])?,
             pop3_command_duration: families.histogram("pop3_command_duration_seconds", "From a command to the end of its reply.", &["command", "status"], COMMAND_BUCKETS)?,
             smtp_command_duration: families.histogram("smtp_command_duration_seconds", "From a command to its reply; of DATA and BDAT to that of the message.", &["command", "status"], COMMAND_BUCKETS)?,
             imap_command_duration: families.histogram("imap_command_duration_seconds", "From a command to its tagged response.", &["upstream", "command", "status"], COMMAND_BUCKETS)?,
@@ -311,7 +311,7 @@ impl Metrics {
     }
 
     fn initialize_upstream(&self, upstream: &str) {
-        for result in ["ok", "rejected", "failed"] {
+        for result in ["ok", "rejected", "failed", "remembered", "held_back"] {
             self.auth_attempts.with_label_values(&[upstream, result]);
         }
         for command in ImapCommand::ALL {
@@ -376,7 +376,18 @@ impl Metrics {
             .observe(duration.as_secs_f64());
     }
 
-    /// A login was answered.
+    /// A login was answered without the upstream, by what it refused a moment ago, or by too many guesses.
+    pub fn auth_withheld(&self, upstream: &str, failure: FailureKind) {
+        let result = match failure {
+            FailureKind::AuthRejected => "remembered",
+            _ => "held_back",
+        };
+        self.auth_attempts
+            .with_label_values(&[upstream, result])
+            .inc();
+    }
+
+    /// An upstream has answered a login.
     pub fn auth_attempt(&self, upstream: &str, failure: Option<FailureKind>) {
         let result = match failure {
             None => "ok",

@@ -58,6 +58,8 @@ pub struct Config {
     pub upstreams: Vec<Arc<Upstream>>,
     /// Which login goes to which upstream.
     pub routes: Routes,
+    /// One login whose sessions are written down.
+    pub trace: Option<TraceSettings>,
 }
 
 impl Config {
@@ -82,6 +84,7 @@ impl Config {
             listing_cache_octets: LISTING_CACHE_OCTETS,
             upstreams: vec![Arc::clone(&upstream)],
             routes: Routes::to(upstream),
+            trace: None,
         }
     }
 }
@@ -143,6 +146,17 @@ pub enum ClientWorkaround {
     /// A login or password that is not UTF-8 is read as Latin-1: clients of other times have no UTF-8.
     #[serde(rename = "latin1-logins")]
     Latin1Logins,
+}
+
+/// `[trace]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceSettings {
+    /// Whose sessions, without regard to case.
+    pub login: String,
+    /// Where they are written; appended to what is there.
+    pub file: PathBuf,
+    /// How large the file may become.
+    pub octets_max: u64,
 }
 
 /// PEM files.

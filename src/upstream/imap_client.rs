@@ -34,7 +34,7 @@ use crate::imap::framing::{self, Ending, LINE_OCTETS_MAX, LITERALS_MAX};
 use crate::imap::ids::UidValidity;
 use crate::imap::mailbox_name::MailboxName;
 use crate::imap::response::{Code, Condition, Response, Status, Tag, Untagged};
-use crate::line_stream::{ByteStream, LineStream};
+use crate::line_stream::{ByteStream, LineStream, Tap};
 use crate::metrics::Metrics;
 use crate::sasl::Credential;
 
@@ -184,6 +184,11 @@ impl ImapClient {
         self.expect_ok(CommandName::Capability, status)?;
         self.capabilities
             .ok_or_else(|| Garbled("OK to CAPABILITY without capabilities").into())
+    }
+
+    /// Lets somebody hear what is said.
+    pub fn tap(&mut self, tap: Box<dyn Tap>) {
+        self.stream.tap(tap);
     }
 
     /// What was known last, without asking.

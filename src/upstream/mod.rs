@@ -80,10 +80,15 @@ impl Upstream {
 
     /// The same, of which nothing is known yet.
     pub fn anew(&self) -> Self {
+        self.anew_over(self.dialer.clone())
+    }
+
+    /// The same, whose connections come from elsewhere.
+    pub fn anew_over(&self, dialer: Arc<dyn Dial>) -> Self {
         Self {
             settings: self.settings.clone(),
             stall_limit: self.stall_limit,
-            dialer: self.dialer.clone(),
+            dialer,
             tls: self.tls.clone(),
             metrics: self.metrics.clone(),
             seen: Mutex::default(),

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::Upstream;
 use crate::config::EndpointSecurity;
 use crate::failure::{Failure, FailureKind};
-use crate::line_stream::{LineError, LineStream};
+use crate::line_stream::{LineError, LineStream, Tap};
 use crate::sasl::Credential;
 use crate::smtp::Garbled;
 use crate::smtp::extension::Extensions;
@@ -194,6 +194,16 @@ impl SubmissionClient {
     /// [`Self::relieve`].
     pub fn output(&mut self) -> &mut Vec<u8> {
         self.stream.output()
+    }
+
+    /// The same for what is of a message.
+    pub fn body_output(&mut self) -> &mut Vec<u8> {
+        self.stream.body_output()
+    }
+
+    /// Lets somebody hear what is said.
+    pub fn tap(&mut self, tap: Box<dyn Tap>) {
+        self.stream.tap(tap);
     }
 
     /// Makes room for more of a message.

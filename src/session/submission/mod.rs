@@ -28,6 +28,7 @@ use crate::smtp::command::{Command, CommandName, Mistake};
 use crate::smtp::extension::{Extension, Extensions};
 use crate::smtp::reply;
 use crate::tls::TlsAcceptor;
+use crate::trace::SessionTrace;
 use crate::upstream::{SubmissionClient, Upstream};
 
 /// Commands that were none, or came out of place, after which a client is cut off.
@@ -78,6 +79,7 @@ struct LoggedIn {
     /// What the upstream can do.
     extensions: Extensions,
     introduction: Option<Introduction>,
+    trace: Option<SessionTrace>,
     _permit: Box<dyn Send + Sync>,
     _open: OpenGuard,
 }
@@ -133,11 +135,18 @@ struct Record {
     refused: u32,
     mistakes: u32,
     envelope_refusals: u32,
+    /// Where `[trace]` may be about this one.
+    trace: Option<SessionTrace>,
 }
 
 /// Serves one client from greeting to close; `accepted` is when its connection was.
 pub async fn serve(mut client: Client, gateway: &Gateway, accepted: Instant) {
     let mut record = Record::new(accepted);
+    if let Some(trace) = &gateway.trace {
+        let trace = trace.session(record.id.to_string(), true);
+        client.lines.tap(trace.client_leg());
+        record.trace = Some(trace);
+    }
     let result = conversation(&mut client, gateway, &mut record).await;
     if let Err(end) = &result {
         last_words(&mut client, end, gateway, &mut record).await;
@@ -263,6 +272,7 @@ impl Record {
             refused: 0,
             mistakes: 0,
             envelope_refusals: 0,
+            trace: None,
         }
     }
 
