@@ -78,7 +78,7 @@ class Manifests(unittest.TestCase):
                     text = item.get("data", {}).get("popgate.toml")
                     if text:
                         file = folder / "popgate.toml"
-                        file.write_text(text.replace("/etc/popgate/tls/", f"{folder}/"))
+                        file.write_text(text.replace("/etc/popgate-tls/", f"{folder}/"))
                         with self.subTest(name):
                             run(POPGATE, "check", "--config", file)
 
