@@ -1,6 +1,7 @@
 """The manifests: that they are valid, that kustomize and Helm give the same, and what they promise."""
 
 import copy
+import functools
 import json
 import re
 import tempfile
@@ -10,7 +11,7 @@ from pathlib import Path
 import kubernetes_validate
 
 from pod_security import offences
-from tool import DEPLOY, HELM, KUBECTL, POPGATE, PYTHON, ROOT, helm_template, kustomize, objects, output, run, skip
+from tool import DEPLOY, HELM, POPGATE, ROOT, helm_template, kustomize, objects, output, run
 
 KUBERNETES = DEPLOY / "kubernetes"
 CHART = KUBERNETES / "helm/popgate"
@@ -31,12 +32,18 @@ WHOLE = {
 }
 
 
+@functools.cache
+def whole(name):
+    """The objects, which are not to be changed."""
+    return WHOLE[name]()
+
+
 class Manifests(unittest.TestCase):
     """Each set of objects that somebody could apply."""
 
     def test_each_is_valid_in_each_version_of_kubernetes(self):
-        for name, objects_of in WHOLE.items():
-            for item in objects_of():
+        for name in WHOLE:
+            for item in whole(name):
                 if item["kind"] in OF_OPERATORS:
                     continue
                 for version in VERSIONS:
@@ -44,15 +51,15 @@ class Manifests(unittest.TestCase):
                         kubernetes_validate.validate(item, version, strict=True)
 
     def test_each_pod_keeps_to_the_restricted_standard(self):
-        for name, objects_of in WHOLE.items():
+        for name in WHOLE:
             if name == "sidecars":
                 continue
-            for item in objects_of():
+            for item in whole(name):
                 with self.subTest(name, kind=item["kind"]):
                     self.assertEqual(offences(item), [])
 
     def test_a_pod_that_does_not_is_found(self):
-        deployment = of_kind(kustomize("overlays/gateway"), "Deployment")
+        deployment = of_kind(whole("gateway"), "Deployment")
         for change in [
             lambda pod: pod["containers"][0]["securityContext"].pop("capabilities"),
             lambda pod: pod["containers"][0]["securityContext"].update(allowPrivilegeEscalation=True),
@@ -73,8 +80,8 @@ class Manifests(unittest.TestCase):
             folder = Path(folder)
             run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
                 "-subj", "/CN=mail.example.com", "-keyout", folder / "tls.key", "-out", folder / "tls.crt")
-            for name, objects_of in WHOLE.items():
-                for item in objects_of():
+            for name in WHOLE:
+                for item in whole(name):
                     text = item.get("data", {}).get("popgate.toml")
                     if text:
                         file = folder / "popgate.toml"
@@ -84,7 +91,7 @@ class Manifests(unittest.TestCase):
 
     def test_ports_of_the_config_are_those_of_the_pod(self):
         """Whoever changes the one has to change the other."""
-        gateway = kustomize("overlays/gateway")
+        gateway = whole("gateway")
         config = of_kind(gateway, "ConfigMap")["data"]["popgate.toml"]
         container = pod_of(gateway)["containers"][0]
         self.assertEqual(
@@ -94,9 +101,9 @@ class Manifests(unittest.TestCase):
 
     def test_the_version_of_the_image_is_that_of_popgate(self):
         version = re.search(r'^version = "(.*)"', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)[1]
-        for name, objects_of in WHOLE.items():
-            for item in objects_of():
-                for image in re.findall(r'"popgate:([^"]*)"', json.dumps(item)):
+        for name in WHOLE:
+            for item in whole(name):
+                for image in re.findall(r'"image": "popgate:([^"]*)"', json.dumps(item)):
                     with self.subTest(name):
                         self.assertEqual(image, version)
         chart = (CHART / "Chart.yaml").read_text()
@@ -111,10 +118,10 @@ class Gateway(unittest.TestCase):
     """kustomize and the chart say the same."""
 
     def test_the_chart_is_the_overlay(self):
-        self.assert_same(kustomize("overlays/gateway"), helm_template())
+        self.assert_same(whole("gateway"), whole("chart"))
 
     def test_the_chart_with_everything_is_the_overlay_with_all_components(self):
-        self.assert_same(kustomize(HERE / "everything"), helm_template(EVERYTHING))
+        self.assert_same(whole("everything"), whole("chart with everything"))
 
     def assert_same(self, of_kustomize, of_helm):
         of_kustomize, of_helm = normal(of_kustomize), normal(of_helm)
@@ -140,14 +147,14 @@ class Chart(unittest.TestCase):
     def test_two_releases_in_a_namespace_do_not_share_names_or_pods(self):
         other = objects(output(HELM, "template", "second", CHART))
         self.assertEqual({item["metadata"]["name"] for item in other} - {"second-popgate-check"}, {"second-popgate"})
-        one, two = (of_kind(release, "Service")["spec"]["selector"] for release in (helm_template(), other))
+        one, two = (of_kind(release, "Service")["spec"]["selector"] for release in (whole("chart"), other))
         self.assertNotEqual(one, two)
 
     def test_a_change_of_the_config_starts_new_pods(self):
         config = "[upstream.default]\nprovider = 'gmail'\n"
         changed = helm_template("--set-literal", f"config={config}")
         self.assertNotEqual(
-            *(of_kind(release, "Deployment")["spec"]["template"]["metadata"]["annotations"] for release in (helm_template(), changed))
+            *(of_kind(release, "Deployment")["spec"]["template"]["metadata"]["annotations"] for release in (whole("chart"), changed))
         )
 
     def test_notes_name_what_is_missing(self):
@@ -162,7 +169,7 @@ class Sidecar(unittest.TestCase):
     def setUp(self):
         self.deployments = {
             item["metadata"]["name"]: item["spec"]["template"]["spec"]
-            for item in kustomize(HERE / "sidecars")
+            for item in whole("sidecars")
             if item["kind"] == "Deployment"
         }
 
