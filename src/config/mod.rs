@@ -96,6 +96,9 @@ const READ_AHEAD_OCTETS: u64 = 4 * 1024 * 1024;
 /// Enough for logins that come one after the other.
 const WARM_CONNECTIONS: usize = 2;
 
+/// Half of what it takes an alert to be of use; a connection a minute is nothing to any provider.
+const PROBE_INTERVAL: Duration = Duration::from_secs(60);
+
 /// Some 150 mailboxes of 100,000 messages, or 150,000 of ten.
 const LISTING_CACHE_OCTETS: u64 = 64 * 1024 * 1024;
 
@@ -255,6 +258,9 @@ pub struct Upstream {
     pub quirks: Quirks,
     /// Connections that wait for the next login.
     pub warm_connections: usize,
+    /// After so long without a connection to a service of it, one is opened to see whether it greets;
+    /// `None` for never.
+    pub probe_interval: Option<Duration>,
     /// How its mailboxes look to POP3.
     pub maildrop: MaildropSettings,
 }
@@ -270,6 +276,7 @@ impl Upstream {
             ca_file: None,
             quirks: Quirks::default(),
             warm_connections: WARM_CONNECTIONS,
+            probe_interval: Some(PROBE_INTERVAL),
             maildrop: MaildropSettings::default(),
         }
     }

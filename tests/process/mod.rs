@@ -248,8 +248,7 @@ fn listen(serve: fn(TcpStream) -> io::Result<()>) -> SocketAddr {
 
 /// Whoever knows the password is let in, and has a mailbox as the login says.
 fn imap(mut stream: TcpStream) -> io::Result<()> {
-    stream
-        .write_all(b"* OK [CAPABILITY IMAP4rev1 LITERAL+ UIDPLUS] ready\r\n")?;
+    stream.write_all(b"* OK [CAPABILITY IMAP4rev1 LITERAL+ UIDPLUS] ready\r\n")?;
     let mut login = String::new();
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     while let Some(Ok(line)) = lines.next() {
