@@ -142,26 +142,23 @@ async fn bring_up_to_date(
         true => ListingCache::Hit,
         false => ListingCache::Updated,
     };
-    let asked_who_came = (questions.iter()).any(|question| matches!(question, Question::List(_)));
     let mut builder = ListingBuilder::from_earlier(known.listing, known.concealed);
     ask(imap, questions, identity, &mut builder).await?;
-    // Who came since SELECT and was not asked for must not make up for who left before it.
-    let mut exists = match asked_who_came {
-        true => imap.exists(),
-        false => now.exists,
-    };
+    // Who comes while it is asked may make up for who left before: then the numbers say nothing.
+    let mut existed = now.exists;
     for _ in 0..RECONCILIATIONS_MAX {
-        if builder.len() == exists as usize {
+        let exists = imap.exists();
+        if builder.len() == exists as usize && exists == existed {
             return Ok((builder, cache));
         }
-        if imap.exists() == 0 {
+        if exists == 0 {
             return Ok((ListingBuilder::default(), ListingCache::Updated));
         }
         let questions = snapshot::reconciliation(builder.listing());
         ask(imap, questions, identity, &mut builder).await?;
-        exists = imap.exists();
+        existed = exists;
     }
-    match builder.len() == exists as usize {
+    match builder.len() == imap.exists() as usize {
         true => Ok((builder, ListingCache::Updated)),
         false => Ok((everything(imap, identity).await?, ListingCache::Miss)),
     }
