@@ -221,7 +221,7 @@ pub fn gateway(
             message_octets_max: config.limits.message_octets,
             recipients_max: config.limits.recipients,
             tls: acceptor(Alpn::Submission)?,
-            copies: SentCopies::default(),
+            copies: SentCopies::new(config.limits.spool_octets),
         },
         trace: match &config.trace {
             Some(settings) => Some(Arc::new(Trace::open(settings)?)),

@@ -312,6 +312,8 @@ fn limits(section: Option<Section<'_>>) -> Limits {
         ),
         message_octets: message_octets.unwrap_or(defaults.message_octets),
         recipients: count("recipients", defaults.recipients),
+        spool_octets: (section.take("spool_octets", Setting::octets))
+            .unwrap_or(defaults.spool_octets),
     };
     section.finish();
     limits

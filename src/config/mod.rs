@@ -221,6 +221,8 @@ pub struct Limits {
     pub message_octets: u64,
     /// Of a message that is sent.
     pub recipients: usize,
+    /// Octets that sent messages may take on the disk while they wait for their copies; 0 for no copies.
+    pub spool_octets: u64,
 }
 
 impl Default for Limits {
@@ -231,6 +233,7 @@ impl Default for Limits {
             upstream_connections_per_account: 10,
             message_octets: 150 * 1024 * 1024,
             recipients: 1000,
+            spool_octets: 1024 * 1024 * 1024,
         }
     }
 }

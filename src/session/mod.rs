@@ -207,6 +207,8 @@ pub enum SessionEnd {
     LoginTimeout,
     /// Too many commands that were none.
     TooManyMistakes,
+    /// Too many senders and recipients that were refused.
+    TooManyRefusals,
     /// The client speaks HTTP.
     ForeignProtocol,
     /// Too many logins that were refused.
@@ -227,7 +229,7 @@ pub enum SessionEnd {
 
 impl SessionEnd {
     /// All labels of [`SessionEnd::label`], and `quit`.
-    pub const LABELS: [&'static str; 15] = [
+    pub const LABELS: [&'static str; 16] = [
         "quit",
         "client_closed",
         "client_idle",
@@ -235,6 +237,7 @@ impl SessionEnd {
         "line_too_long",
         "login_timeout",
         "too_many_mistakes",
+        "too_many_refusals",
         "foreign_protocol",
         "too_many_logins",
         "message_endless",
@@ -254,6 +257,7 @@ impl SessionEnd {
             Self::LineTooLong => "line_too_long",
             Self::LoginTimeout => "login_timeout",
             Self::TooManyMistakes => "too_many_mistakes",
+            Self::TooManyRefusals => "too_many_refusals",
             Self::ForeignProtocol => "foreign_protocol",
             Self::TooManyLogins => "too_many_logins",
             Self::MessageEndless => "message_endless",

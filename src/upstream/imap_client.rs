@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
+pub use append::Appended;
 use body::Ahead;
 pub(super) use body::Asked;
 use flight::Flight;
@@ -473,6 +474,13 @@ impl ImapClient {
             Untagged::Capability(capabilities) => self.capabilities = Some(*capabilities),
             Untagged::Exists(exists) => self.exists = *exists,
             Untagged::Expunge => self.exists = self.exists.saturating_sub(1),
+            Untagged::Vanished {
+                earlier: false,
+                uids,
+            } => {
+                let gone = u32::try_from(uids.len()).unwrap_or(u32::MAX);
+                self.exists = self.exists.saturating_sub(gone);
+            }
             Untagged::Status(status) => {
                 if status.condition == Condition::Bye {
                     let text = self.quote(&status.text);

@@ -13,9 +13,9 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 pub use dial::{Dial, Dialling, TcpDialer};
-pub use imap_client::{Folders, ImapClient, MESSAGES_MAX, Selected, Target};
+pub use imap_client::{Appended, Folders, ImapClient, MESSAGES_MAX, Selected, Target};
 pub use literal::LiteralReader;
-pub use submission_client::SubmissionClient;
+pub use submission_client::{Awaited, SubmissionClient};
 use warm::Warm;
 
 use crate::config::{self, Endpoint, EndpointSecurity};

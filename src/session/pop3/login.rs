@@ -70,6 +70,10 @@ pub(super) async fn run(
         }
         opened => opened,
     };
+    if matches!(&opened, Err(failure) if failure.kind == FailureKind::UpstreamGarbled) {
+        // The short questions may have had an answer too long for us; the long one comes in short lines.
+        gateway.listings.forget(&key);
+    }
     let Opened {
         selected,
         snapshot,

@@ -139,6 +139,7 @@ async fn last_words(client: &mut Client, end: &SessionEnd, gateway: &Gateway, re
         | SessionEnd::ClientIdle => {}
         SessionEnd::ClientClosed
         | SessionEnd::MessageEndless
+        | SessionEnd::TooManyRefusals
         | SessionEnd::OutOfStep
         | SessionEnd::ClientLost(_)
         | SessionEnd::ForeignProtocol

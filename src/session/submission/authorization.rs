@@ -209,16 +209,47 @@ async fn start_tls(
     }
 }
 
-/// The names of the mechanisms that every upstream takes.
-pub(super) fn mechanisms(offer: Extensions) -> &'static [&'static str] {
-    match takes_tokens(offer) {
-        true => &["PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"],
-        false => &["PLAIN", "LOGIN"],
-    }
+/// What of [`Mechanism`] can come to a good end, as far as upstreams have told: passwords where one of them
+/// takes any, since no other login could lead there; tokens where all of them do.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Logins {
+    passwords: bool,
+    tokens: bool,
+    is_known: bool,
 }
 
-fn takes_tokens(offer: Extensions) -> bool {
-    offer.has(Extension::AuthXoauth2) || offer.has(Extension::AuthOauthBearer)
+impl Logins {
+    pub(super) fn of(gateway: &Gateway) -> Self {
+        let offer = gateway.submission_offer();
+        let mut told = gateway.submission_extensions();
+        let has_either = |known: Extensions, one, other| known.has(one) || known.has(other);
+        Self {
+            passwords: told.any(|told| {
+                told.is_none_or(|known| {
+                    has_either(known, Extension::AuthPlain, Extension::AuthLogin)
+                })
+            }),
+            tokens: has_either(offer, Extension::AuthXoauth2, Extension::AuthOauthBearer),
+            is_known: gateway.has_submission_offer(),
+        }
+    }
+
+    /// As EHLO lists them.
+    pub(super) fn names(self) -> impl Iterator<Item = &'static str> {
+        let passwords = [Mechanism::Plain, Mechanism::Login];
+        let tokens = [Mechanism::Xoauth2, Mechanism::OauthBearer];
+        let passwords = passwords.into_iter().filter(move |_| self.passwords);
+        let tokens = tokens.into_iter().filter(move |_| self.tokens);
+        passwords.chain(tokens).map(Mechanism::name)
+    }
+
+    /// What no upstream takes is refused by name where we know, and by the upstream where not.
+    fn take(self, mechanism: Mechanism) -> bool {
+        match mechanism {
+            Mechanism::Plain | Mechanism::Login => self.passwords,
+            Mechanism::Xoauth2 | Mechanism::OauthBearer => self.tokens || !self.is_known,
+        }
+    }
 }
 
 /// AUTH (RFC 4954 §4)
@@ -234,14 +265,9 @@ async fn auth(
         record.misplaced(client, 538, "5.7.11", text)?;
         return Ok(None);
     }
-    // A token that no upstream takes is refused by name where we know, and by the upstream where not.
-    let offer = gateway.submission_offer();
-    let is_known = gateway.has_submission_offer();
-    let is_taken = |mechanism: &Mechanism| match mechanism {
-        Mechanism::Plain | Mechanism::Login => true,
-        Mechanism::Xoauth2 | Mechanism::OauthBearer => !is_known || takes_tokens(offer),
-    };
-    let Some(mechanism) = Mechanism::parse(mechanism).filter(is_taken) else {
+    let logins = Logins::of(gateway);
+    let mechanism = Mechanism::parse(mechanism).filter(|mechanism| logins.take(*mechanism));
+    let Some(mechanism) = mechanism else {
         record.misplaced(
             client,
             504,
