@@ -118,6 +118,7 @@ fn one_upstream_is_enough() {
     assert_eq!(config.smtp.listeners.clear, [], "nobody sends mail");
     assert_eq!(config.limits.message_octets, 150 * 1024 * 1024);
     assert_eq!(config.limits.recipients, 1000);
+    assert_eq!(config.limits.spool_octets, 1 << 30);
 }
 
 #[test]
@@ -181,6 +182,7 @@ fn every_key_means_what_it_says() {
         upstream_connections_per_account = 0x3
         message_octets = "10MiB"
         recipients = 4
+        spool_octets = "2MiB"
         [read_ahead]
         octets = "1MiB"
         [state]
@@ -245,6 +247,7 @@ fn every_key_means_what_it_says() {
     assert_eq!(config.limits.upstream_connections_per_account, 3);
     assert_eq!(config.limits.message_octets, 10 * 1024 * 1024);
     assert_eq!(config.limits.recipients, 4);
+    assert_eq!(config.limits.spool_octets, 2 << 20);
     assert_eq!(config.smtp.listeners.clear.len(), 1);
     assert_eq!(config.smtp.listeners.tls, []);
     assert_eq!(config.smtp.hostname, "relay.example.org");
@@ -362,7 +365,7 @@ upstream = "defualt"
             "popgate.toml:11: [upstream.default] imap: \"imap.example.com\" is not a URL; write \"imaps://imap.example.com\"",
             "popgate.toml:13: [upstream.default.maildrop] sessions: \"share\" is not known; did you mean \"shared\"?",
             "popgate.toml:16: [[route]] upstream: there is no [upstream.defualt]; did you mean \"default\"?",
-            "popgate.toml:17: [bogus]: unknown section; known here: admin, limits, listing_cache, maildrop, pop3, read_ahead, route, security, smtp, state, timeouts, tls, upstream",
+            "popgate.toml:17: [bogus]: unknown section; known here: admin, limits, listing_cache, maildrop, pop3, read_ahead, route, security, smtp, state, timeouts, tls, trace, upstream",
         ],
     );
 }

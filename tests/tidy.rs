@@ -46,8 +46,8 @@ const BANS: &[Ban] = &[
     },
     Ban {
         paths: &["std::fs", "tokio::fs"],
-        why: "only the config, TLS and the spool touch files",
-        holds_for: |module| !["config", "tls", "spool", "main", "cli"].contains(&module),
+        why: "only the config, TLS, the spool and the trace touch files",
+        holds_for: |module| !["config", "tls", "spool", "trace", "main", "cli"].contains(&module),
     },
     Ban {
         paths: &[

@@ -58,6 +58,8 @@ pub struct Config {
     pub upstreams: Vec<Arc<Upstream>>,
     /// Which login goes to which upstream.
     pub routes: Routes,
+    /// One login whose sessions are written down.
+    pub trace: Option<TraceSettings>,
 }
 
 impl Config {
@@ -82,6 +84,7 @@ impl Config {
             listing_cache_octets: LISTING_CACHE_OCTETS,
             upstreams: vec![Arc::clone(&upstream)],
             routes: Routes::to(upstream),
+            trace: None,
         }
     }
 }
@@ -148,6 +151,17 @@ pub enum ClientWorkaround {
     Latin1Logins,
 }
 
+/// `[trace]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceSettings {
+    /// Whose sessions, without regard to case.
+    pub login: String,
+    /// Where they are written; appended to what is there.
+    pub file: PathBuf,
+    /// How large the file may become.
+    pub octets_max: u64,
+}
+
 /// PEM files.
 #[derive(Debug, Clone)]
 pub struct CertificateFiles {
@@ -210,6 +224,8 @@ pub struct Limits {
     pub message_octets: u64,
     /// Of a message that is sent.
     pub recipients: usize,
+    /// Octets that sent messages may take on the disk while they wait for their copies; 0 for no copies.
+    pub spool_octets: u64,
 }
 
 impl Default for Limits {
@@ -220,6 +236,7 @@ impl Default for Limits {
             upstream_connections_per_account: 10,
             message_octets: 150 * 1024 * 1024,
             recipients: 1000,
+            spool_octets: 1024 * 1024 * 1024,
         }
     }
 }

@@ -14,10 +14,10 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 pub use dial::{Dial, Dialling, TcpDialer};
-pub use imap_client::{Folders, ImapClient, MESSAGES_MAX, Selected, Target};
+pub use imap_client::{Appended, Folders, ImapClient, MESSAGES_MAX, Selected, Target};
 pub use literal::LiteralReader;
 use reachability::Reachability;
-pub use submission_client::SubmissionClient;
+pub use submission_client::{Awaited, SubmissionClient};
 use warm::Warm;
 
 use crate::config::{self, Endpoint, EndpointSecurity, Service};
@@ -84,10 +84,15 @@ impl Upstream {
 
     /// The same, of which nothing is known yet.
     pub fn anew(&self) -> Self {
+        self.anew_over(self.dialer.clone())
+    }
+
+    /// The same, whose connections come from elsewhere.
+    pub fn anew_over(&self, dialer: Arc<dyn Dial>) -> Self {
         Self {
             settings: self.settings.clone(),
             stall_limit: self.stall_limit,
-            dialer: self.dialer.clone(),
+            dialer,
             tls: self.tls.clone(),
             metrics: self.metrics.clone(),
             seen: Mutex::default(),

@@ -66,7 +66,7 @@ impl Upstream {
         let upstream = &self.settings.name;
         match (before.map(|attempt| attempt.succeeded), succeeded) {
             (Some(true), false) => {
-                warn!(%upstream, %service, "upstream cannot be reached any more")
+                warn!(%upstream, %service, "upstream cannot be reached any more");
             }
             (Some(false), true) => info!(%upstream, %service, "upstream can be reached again"),
             (Some(true) | None, true) | (Some(false) | None, false) => {}

@@ -4,7 +4,7 @@ import json
 
 import watched
 
-VARIABLES = {"$job": ".+", "$instance": ".+", "$upstream": ".+", "$__rate_interval": watched.RATE_INTERVAL}
+VARIABLES = {"$job": ".+", "$instance": ".+", "$upstream": ".+"}
 
 
 def read(path):
@@ -16,9 +16,9 @@ def panels(dashboard):
     return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
 
 
-def filled_in(expression, window="5m"):
+def filled_in(expression, window, rate_interval=watched.RATE_INTERVAL):
     """What is sent to Prometheus when everything is selected and `window` is shown."""
-    for variable, value in {**VARIABLES, "$__range": window}.items():
+    for variable, value in {**VARIABLES, "$__rate_interval": rate_interval, "$__range": window}.items():
         expression = expression.replace(variable, value)
     assert "$" not in expression, f"a variable that nobody has: {expression}"
     return expression

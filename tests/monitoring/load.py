@@ -26,6 +26,8 @@ class Load:
         self._world = world
         self._stopped = threading.Event()
         self._random = random.Random(7)
+        # A mailbox is polled by one client at a time.
+        self._polled = {user: threading.Lock() for user in USERS}
         self._failures = []
         for user in USERS:
             self.deliver(user, MESSAGES_OF_USER)
@@ -36,7 +38,7 @@ class Load:
 
     def deliver(self, user, count):
         number = itertools.count()
-        account = servers.User(self._world.dovecot, user, servers.PASSWORD)
+        account = servers.User(self._world.server_of(user), user, servers.PASSWORD)
         account.put(*(MESSAGE % next(number) for _ in range(count)))
 
     def stop(self):
@@ -59,7 +61,7 @@ class Load:
     def _poll(self, popgate):
         user = self._random.choice(USERS)
         tls = self._random.random() < 0.5
-        with self._connected(popgate, tls) as client:
+        with self._polled[user], self._connected(popgate, tls) as client:
             client.login(user, servers.PASSWORD)
             client.sizes()
             client.unique_ids()

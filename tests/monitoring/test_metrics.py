@@ -74,7 +74,8 @@ class Series(unittest.TestCase):
     def test_a_thousand_users_have_as_many_as_one(self):
         world = watched.world()
         # Without TLS to the upstream, which would be most of the time.
-        popgate = watched.Popgate("series", world.dovecot, world.sink, f"imap://{daemons.HOST}:{world.dovecot.imap_port}")
+        imap = f"imap://{daemons.HOST}:{world.dovecot.imap_port}"
+        popgate = watched.Popgate("series", world.sink, imap, imap, imap)
 
         def log_in(number):
             # Each from another address, so that none is held back for guessing.

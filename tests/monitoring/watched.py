@@ -42,13 +42,12 @@ def http(url, accept=None):
 
 
 class Popgate:
-    """One instance. office and shop are at the same server; nobody is at legacy's address."""
+    """One instance, with the upstreams office, shop and legacy, whose IMAP services are at these addresses."""
 
-    def __init__(self, name, dovecot, submission, imap=None):
+    def __init__(self, name, submission, office, shop, legacy, flags=(), environment=None):
         self.name = name
         self.pop3, self.pop3s, self.smtp, self.admin = (daemons.free_port() for _ in range(4))
         own, ca = certificates.own(), certificates.upstream().ca_path
-        imap = imap or f"imaps://localhost:{dovecot.imaps_port}"
         path = os.path.join(daemons.FOLDER, f"{name}.toml")
         with open(path, "w", encoding="utf-8") as file:
             file.write(f"""
@@ -67,15 +66,15 @@ private_key = "{own.key_path}"
 connections = 60
 connections_per_address = 50
 [upstream.office]
-imap = "{imap}"
+imap = "{office}"
 smtp = "smtp://{daemons.HOST}:{submission.port}"
 ca_file = "{ca}"
 [upstream.shop]
-imap = "{imap}"
+imap = "{shop}"
 ca_file = "{ca}"
 maildrop = {{ on_delete = "expunge" }}
 [upstream.legacy]
-imap = "imaps://localhost:{daemons.free_port()}"
+imap = "{legacy}"
 ca_file = "{ca}"
 [[route]]
 login = "*@shop.example"
@@ -87,7 +86,8 @@ upstream = "legacy"
 login = "*"
 upstream = "office"
 """)
-        self.daemon = daemons.Daemon(name, [BINARY, "serve", "--config", path], environment={"NO_COLOR": "1"})
+        environment = {"NO_COLOR": "1", **(environment or {})}
+        self.daemon = daemons.Daemon(name, [BINARY, *flags, "serve", "--config", path], environment=environment)
         self.daemon.wait_until(self._is_ready, "/readyz does not say ready")
 
     def _is_ready(self):
@@ -159,11 +159,18 @@ def not_there_yet():
 
 
 class World:
-    def __init__(self):
-        self.dovecot = servers.Dovecot("dovecot")
+    """A server for office and another for shop; for legacy there is none, unless it `is_whole`."""
+
+    def __init__(self, is_whole=False):
+        self.dovecot, self.other_dovecot = servers.Dovecot("office"), servers.Dovecot("shop")
         self.sink = sink.Sink()
-        self.popgates = [Popgate(f"popgate-{number}", self.dovecot, self.sink) for number in range(2)]
+        office, shop = (f"imaps://localhost:{server.imaps_port}" for server in (self.dovecot, self.other_dovecot))
+        legacy = shop if is_whole else f"imaps://localhost:{daemons.free_port()}"
+        self.popgates = [Popgate(f"popgate-{number}", self.sink, office, shop, legacy) for number in range(2)]
         self.prometheus = Prometheus(self.popgates)
+
+    def server_of(self, user):
+        return self.dovecot if user.endswith("@office.example") else self.other_dovecot
 
 
 @functools.cache
