@@ -292,6 +292,20 @@ fn no_delay_can_be_written() {
 }
 
 #[test]
+fn an_upstream_is_probed_each_minute_unless_told_otherwise() {
+    for (line, seconds) in [
+        ("", Some(60)),
+        ("probe_interval = \"5m\"\n", Some(300)),
+        ("probe_interval = \"0s\"\n", None),
+    ] {
+        let folder = Folder::new(&format!("{UPSTREAM}{line}"));
+        let config = folder.load(&[], &Flags::default()).expect("sound");
+        let expected = seconds.map(Duration::from_secs);
+        assert_eq!(config.upstreams[0].probe_interval, expected, "{line}");
+    }
+}
+
+#[test]
 fn presets_fill_in_the_endpoint_and_an_explicit_one_wins() {
     for (provider, endpoint) in [
         ("gmail", "imaps://imap.gmail.com:993"),
@@ -351,7 +365,7 @@ upstream = "defualt"
             "popgate.toml:11: [upstream.default] imap: \"imap.example.com\" is not a URL; write \"imaps://imap.example.com\"",
             "popgate.toml:13: [upstream.default.maildrop] sessions: \"share\" is not known; did you mean \"shared\"?",
             "popgate.toml:16: [[route]] upstream: there is no [upstream.defualt]; did you mean \"default\"?",
-            "popgate.toml:17: [bogus]: unknown section; known here: admin, limits, listing_cache, maildrop, pop3, read_ahead, route, security, smtp, state, timeouts, tls, upstream",
+            "popgate.toml:17: [bogus]: unknown section; known here: admin, limits, listing_cache, maildrop, pop3, read_ahead, route, security, smtp, state, timeouts, tls, trace, upstream",
         ],
     );
 }

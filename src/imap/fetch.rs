@@ -24,7 +24,7 @@ pub const HIDDEN_KEYWORD: &str = "$POP3Deleted";
 pub struct Fetch {
     /// `UID`.
     pub uid: Option<Uid>,
-    /// `RFC822.SIZE`; absent where the server sent no sensible number.
+    /// `RFC822.SIZE`; 0 where that was no sensible number.
     pub octets: Option<u64>,
     /// `FLAGS`.
     pub flags: Option<Flags>,
@@ -179,9 +179,17 @@ fn item(input: &[u8]) -> Parsed<'_, Item> {
             Item::Body(Body { place, content })
         }),
     ));
+    let no_size = map(preceded((word("RFC822.SIZE"), blanks), any_value), |_| {
+        Item::Octets(0)
+    });
     let other = map((item_name, blanks, any_value), |_| Item::Other);
     // An item ends at a blank or at the list's end; otherwise `UID 12x` would be a UID.
-    let (rest, item) = alt((terminated_item(known), terminated_item(other))).parse(input)?;
+    let (rest, item) = alt((
+        terminated_item(known),
+        terminated_item(no_size),
+        terminated_item(other),
+    ))
+    .parse(input)?;
     Ok((rest, item))
 }
 
@@ -289,6 +297,7 @@ mod tests {
             fetch("(RFC822.SIZE -1 UID 7)"),
             Some(Fetch {
                 uid: uid_7(),
+                octets: Some(0),
                 ..Fetch::default()
             })
         );

@@ -11,7 +11,7 @@ use crate::imap::ids::{Uid, UidSet};
 pub type Octets = u32;
 
 /// UIDs, ascending and unique, each with its size. It never changes once it is built, so that all
-/// sessions of a mailbox can share it: 4 octets a message, and 16 for each gap between UIDs.
+/// sessions of a mailbox can share it: 4 octets a message, and 8 for each gap between UIDs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
     runs: Vec<Run>,
@@ -27,7 +27,13 @@ struct Run {
     /// The UID of its first message.
     first: Uid,
     /// The place of its first message.
-    place: usize,
+    place: u32,
+}
+
+impl Run {
+    fn place(&self) -> usize {
+        self.place as usize
+    }
 }
 
 /// What one response said of a message; a server may leave out what it said before.
@@ -55,16 +61,16 @@ impl Listing {
     /// The UIDs, ascending.
     pub fn uids(&self) -> impl Iterator<Item = Uid> + '_ {
         (0..self.runs.len()).flat_map(|run| {
-            let Run { first, place } = self.runs[run];
-            std::iter::successors(Some(first), |uid| Some(uid.next())).take(self.end(run) - place)
+            let length = self.end(run) - self.runs[run].place();
+            std::iter::successors(Some(self.runs[run].first), |uid| Some(uid.next())).take(length)
         })
     }
 
     /// The message at this place, from 0.
     pub fn message(&self, place: usize) -> Option<(Uid, Octets)> {
         let octets = *self.octets.get(place)?;
-        let run = self.runs.partition_point(|run| run.place <= place) - 1;
-        let beyond = u32::try_from(place - self.runs[run].place).ok()?;
+        let run = self.runs.partition_point(|run| run.place() <= place) - 1;
+        let beyond = u32::try_from(place - self.runs[run].place()).ok()?;
         Some((Uid::new(self.runs[run].first.number() + beyond)?, octets))
     }
 
@@ -72,6 +78,11 @@ impl Listing {
     pub fn name(&self, place: usize) -> Option<&str> {
         let name = self.names.get(place)?;
         (!name.is_empty()).then_some(name)
+    }
+
+    /// How many runs of UIDs without a gap there are.
+    pub fn runs(&self) -> usize {
+        self.runs.len()
     }
 
     /// The highest UID.
@@ -84,7 +95,7 @@ impl Listing {
         let run = self.runs.partition_point(|run| run.first <= uid);
         let run = run.checked_sub(1)?;
         let beyond = (uid.number() - self.runs[run].first.number()) as usize;
-        let place = self.runs[run].place + beyond;
+        let place = self.runs[run].place() + beyond;
         (place < self.end(run)).then_some(place)
     }
 
@@ -135,7 +146,7 @@ impl Listing {
 
     /// The place behind the last message of a run.
     fn end(&self, run: usize) -> usize {
-        self.runs.get(run + 1).map_or(self.len(), |next| next.place)
+        self.runs.get(run + 1).map_or(self.len(), Run::place)
     }
 
     /// Adds a message behind the last.
@@ -144,7 +155,8 @@ impl Listing {
         if !self.last().is_some_and(follows) {
             self.runs.push(Run {
                 first: uid,
-                place: self.len(),
+                // There are no more messages than UIDs, which have 32 bits.
+                place: self.len() as u32,
             });
         }
         if name.is_some() || !self.names.is_empty() {
@@ -175,7 +187,8 @@ impl ListingBuilder {
         }
     }
 
-    /// What one response said; of what is said twice, the later counts.
+    /// What one response said; of what is said twice, the later counts. A message is listed as soon as its
+    /// size has been told.
     pub fn add(&mut self, uid: Uid, told: Told) {
         // A message beyond 32 bits cannot be transferred; it is listed as the largest there is.
         let octets = told
@@ -186,14 +199,18 @@ impl ListingBuilder {
             Some(false) => self.concealed.remove_range(uid, uid),
             None => {}
         }
+        if let Some(place) = self.listing.place(uid) {
+            return self.amend(place, octets, told.name);
+        }
+        // Flags of a message that came behind the question are no answer to it.
+        let Some(octets) = octets else {
+            return;
+        };
         if self.listing.last().is_none_or(|last| last < uid) {
-            let listing = Arc::make_mut(&mut self.listing);
-            listing.push(uid, octets.unwrap_or(0), told.name);
-        } else if let Some(place) = self.listing.place(uid) {
-            self.amend(place, octets, told.name);
+            Arc::make_mut(&mut self.listing).push(uid, octets, told.name);
         } else {
             let late = self.late.entry(uid).or_default();
-            late.0 = octets.unwrap_or(late.0);
+            late.0 = octets;
             late.1 = told.name.or(late.1.take());
         }
     }
@@ -225,6 +242,14 @@ impl ListingBuilder {
         }
     }
 
+    /// Leaves out what has vanished.
+    pub fn remove(&mut self, vanished: &UidSet) {
+        self.merge_late();
+        if self.listing.uids().any(|uid| vanished.contains(uid)) {
+            self.listing = Arc::new(self.listing.without(|uid| vanished.contains(uid)));
+        }
+    }
+
     /// How many messages there are so far.
     pub fn len(&self) -> usize {
         self.listing.len() + self.late.len()
@@ -238,6 +263,11 @@ impl ListingBuilder {
     /// The listing so far, and which of its messages the flags conceal.
     pub fn build(mut self) -> (Arc<Listing>, UidSet) {
         self.merge_late();
+        if let Some(listing) = Arc::get_mut(&mut self.listing) {
+            listing.runs.shrink_to_fit();
+            listing.octets.shrink_to_fit();
+            listing.names.shrink_to_fit();
+        }
         (self.listing, self.concealed)
     }
 
@@ -306,7 +336,8 @@ mod tests {
         let (listing, concealed) = builder.build();
         assert_eq!(
             messages(&listing),
-            [(2, 2), (4, 4), (5, 0), (7, u32::MAX), (9, 1), (12, 12)]
+            [(2, 2), (4, 4), (7, u32::MAX), (9, 1), (12, 12)],
+            "of 5 no size was told"
         );
         assert_eq!(concealed.to_string(), "4,12");
     }
@@ -352,26 +383,25 @@ mod tests {
             length in 0u32..40,
         ) {
             let mut builder = ListingBuilder::default();
-            let mut naive: BTreeMap<u32, (Octets, bool)> = BTreeMap::new();
-            for (number, octets, concealed) in responses {
-                builder.add(uid(number), told(octets, concealed));
-                let message = naive.entry(number).or_default();
-                message.0 = octets.map_or(message.0, |octets| octets as Octets);
-                message.1 = concealed.unwrap_or(message.1);
+            let mut naive: BTreeMap<u32, Octets> = BTreeMap::new();
+            let mut naively_concealed: BTreeMap<u32, bool> = BTreeMap::new();
+            for (number, octets, is_concealed) in responses {
+                builder.add(uid(number), told(octets, is_concealed));
+                naive.extend(octets.map(|octets| (number, octets as Octets)));
+                naively_concealed.extend(is_concealed.map(|is_concealed| (number, is_concealed)));
             }
             prop_assert_eq!(builder.len(), naive.len());
             let there: UidSet = present.iter().copied().filter_map(Uid::new).collect();
             builder.retain(uid(first), uid(first + length), &there);
-            let before = naive.clone();
             naive.retain(|number, _| present.contains(number) || !(first..=first + length).contains(number));
             let (listing, concealed) = builder.build();
-            let expected: Vec<_> = naive.iter().map(|(number, message)| (*number, message.0)).collect();
+            let expected: Vec<_> = naive.iter().map(|(number, octets)| (*number, *octets)).collect();
             prop_assert_eq!(messages(&listing), expected);
             for number in 1..40 {
                 let place = listing.place(uid(number));
                 prop_assert_eq!(place.and_then(|place| listing.message(place)).map(|(uid, _)| uid.number()),
                     naive.contains_key(&number).then_some(number));
-                prop_assert_eq!(concealed.contains(uid(number)), before.get(&number).is_some_and(|message| message.1));
+                prop_assert_eq!(concealed.contains(uid(number)), naively_concealed.get(&number) == Some(&true));
             }
             prop_assert!(listing.uids().map(Uid::number).eq(naive.keys().copied()));
         }

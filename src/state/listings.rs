@@ -47,8 +47,7 @@ impl Listings {
 
     /// What this mailbox holds now.
     pub fn note(&self, key: &MailboxKey, snapshot: Snapshot) {
-        let names = key.owner.len() + key.folder.len() + key.upstream.len();
-        let octets = ENTRY_OCTETS + names + snapshot.memory();
+        let octets = octets(key, &snapshot);
         if octets > self.octets_max {
             return self.forget(key);
         }
@@ -72,6 +71,7 @@ impl Listings {
             && entry.snapshot.validity == validity
         {
             entry.snapshot.remove(uids);
+            self.account_for(&mut entry, key);
         }
     }
 
@@ -81,10 +81,20 @@ impl Listings {
             && entry.snapshot.validity == validity
         {
             entry.snapshot.conceal(uids);
+            self.account_for(&mut entry, key);
         }
     }
 
-    fn forget(&self, key: &MailboxKey) {
+    /// Its snapshot has changed.
+    fn account_for(&self, entry: &mut Entry, key: &MailboxKey) {
+        let octets = octets(key, &entry.snapshot);
+        self.octets.fetch_add(octets, Ordering::Relaxed);
+        self.give_back(entry.octets);
+        entry.octets = octets;
+    }
+
+    /// It cannot be brought up to date.
+    pub fn forget(&self, key: &MailboxKey) {
         if let Some((_, entry)) = self.entries.remove(key) {
             self.give_back(entry.octets);
         }
@@ -112,6 +122,12 @@ impl Listings {
     }
 }
 
+/// The memory that an entry takes.
+fn octets(key: &MailboxKey, snapshot: &Snapshot) -> usize {
+    let names = key.owner.len() + key.folder.len() + key.upstream.len();
+    ENTRY_OCTETS + names + snapshot.memory()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,7 +146,14 @@ mod tests {
     fn snapshot(messages: u32) -> Snapshot {
         let mut builder = ListingBuilder::default();
         for uid in (1..=messages).filter_map(Uid::new) {
-            builder.add(uid, Told::default());
+            let octets = Some(1);
+            builder.add(
+                uid,
+                Told {
+                    octets,
+                    ..Told::default()
+                },
+            );
         }
         let (listing, concealed) = builder.build();
         Snapshot {
@@ -174,5 +197,7 @@ mod tests {
         assert_eq!(messages(), Some(3));
         listings.remove(&key(1), same, &uids);
         assert_eq!(messages(), Some(2));
+        let octets: usize = listings.entries.iter().map(|entry| entry.octets).sum();
+        assert_eq!(octets, listings.octets.load(Ordering::Relaxed));
     }
 }

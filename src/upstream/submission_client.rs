@@ -8,9 +8,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Upstream;
-use crate::config::EndpointSecurity;
+use crate::config::{EndpointSecurity, Service};
 use crate::failure::{Failure, FailureKind};
-use crate::line_stream::{LineError, LineStream};
+use crate::line_stream::{LineError, LineStream, Tap};
 use crate::sasl::Credential;
 use crate::smtp::Garbled;
 use crate::smtp::extension::Extensions;
@@ -85,6 +85,7 @@ impl Upstream {
         hostname: &str,
     ) -> Result<SubmissionClient, Failure> {
         let result = self.connect_submission_uncounted(hostname).await;
+        self.tried(Service::Submission, result.is_ok());
         if let Err(failure) = &result {
             self.metrics
                 .upstream_error(&self.settings.name, failure.kind);
@@ -194,6 +195,16 @@ impl SubmissionClient {
     /// [`Self::relieve`].
     pub fn output(&mut self) -> &mut Vec<u8> {
         self.stream.output()
+    }
+
+    /// The same for what is of a message.
+    pub fn body_output(&mut self) -> &mut Vec<u8> {
+        self.stream.body_output()
+    }
+
+    /// Lets somebody hear what is said.
+    pub fn tap(&mut self, tap: Box<dyn Tap>) {
+        self.stream.tap(tap);
     }
 
     /// Makes room for more of a message.

@@ -131,6 +131,7 @@ impl<'a> Scenery<'a> {
                 copies: SentCopies::new(limits.spool_octets),
                 ..self.model.submission.clone()
             },
+            trace: None,
             draining: CancellationToken::new(),
             drained: CancellationToken::new(),
         };

@@ -1,5 +1,7 @@
 //! From greeting to login (RFC 4954, RFC 3207): nothing is sent by whom nobody knows.
 
+use std::net::IpAddr;
+
 use tokio::time::{Instant, timeout_at};
 
 use super::{Introduction, LoggedIn, Record, ehlo};
@@ -11,6 +13,7 @@ use crate::session::{Client, Gateway, SessionEnd};
 use crate::smtp::command::{AUTHENTICATION_LINE_OCTETS_MAX, Command, CommandName};
 use crate::smtp::extension::{Extension, Extensions};
 use crate::smtp::reply;
+use crate::trace::SessionTrace;
 use crate::upstream::{SubmissionClient, Upstream};
 
 /// Logins that may be refused on one connection.
@@ -59,7 +62,8 @@ pub(super) async fn run(
             Negotiated::Quit => return Ok(None),
             Negotiated::Credential(credential, started) => {
                 let credential = gateway.as_meant(credential);
-                let opened = log_in(credential, login_ends, gateway, record).await;
+                let address = Some(client.address);
+                let opened = log_in(credential, login_ends, address, gateway, record).await;
                 (opened, None, started)
             }
             Negotiated::Mail(command, started) => {
@@ -199,7 +203,8 @@ async fn start_tls(
         Some(acceptor) => {
             reply::say(client.lines.output(), 220, "2.0.0", "begin TLS");
             *introduction = None;
-            client.start_tls(acceptor, &gateway.timeouts).await
+            let trace = record.trace.as_ref();
+            client.start_tls(acceptor, &gateway.timeouts, trace).await
         }
     }
 }
@@ -279,20 +284,30 @@ async fn auth(
     Ok(credential)
 }
 
-/// One attempt at the upstream for one attempt of the client.
+/// One attempt at the upstream for one attempt of a client at this address; none where the credential is
+/// not the client's own.
 async fn log_in(
     credential: Credential,
     login_ends: Instant,
+    address: Option<IpAddr>,
     gateway: &Gateway,
     record: &mut Record,
 ) -> Result<LoggedIn, Failure> {
     record.login = Some(credential.login().escape_ascii().to_string());
+    if let Some(trace) = &record.trace {
+        trace.identify(&credential);
+    }
     let upstream = gateway.accounts.upstream(credential.login())?.clone();
     let name = upstream.settings().name.clone();
     record.upstream = Some(name.clone());
+    let attempt = match address {
+        Some(address) => Some(gateway.attempt(&upstream, &credential, address).await?),
+        None => None,
+    };
     let open = gateway.metrics.upstream_connection(&name, "in_use");
     let hostname = &gateway.submission.settings.hostname;
-    let connected = timeout_at(login_ends, connect(&upstream, &credential, hostname))
+    let trace = record.trace.as_ref();
+    let connected = timeout_at(login_ends, connect(&upstream, &credential, hostname, trace))
         .await
         .unwrap_or_else(|_| {
             let cause = "the upstream did not finish the login within timeouts.login";
@@ -300,6 +315,9 @@ async fn log_in(
         });
     let refused = connected.as_ref().err().map(|failure| failure.kind);
     gateway.metrics.auth_attempt(&name, refused);
+    if let Some(attempt) = attempt {
+        attempt.conclude(refused);
+    }
     let connection = connected?;
     // Only who has proved to be somebody may take somebody's place.
     let owner = credential.mailbox_owner();
@@ -313,6 +331,7 @@ async fn log_in(
         extensions: connection.extensions(),
         connection: Some(connection),
         introduction: None,
+        trace: record.trace.clone(),
         _permit: Box::new(permit),
         _open: open,
     })
@@ -330,7 +349,8 @@ async fn log_in_by_network(
         .ok_or_else(|| FailureKind::Misconfigured.because("there is no [smtp.unauthenticated]"))?;
     // Not from the moment of connecting: nobody has to prove anything.
     let login_ends = login_ends.max(Instant::now() + 2 * gateway.timeouts.upstream);
-    match log_in(account.credential.clone(), login_ends, gateway, record).await {
+    let credential = account.credential.clone();
+    match log_in(credential, login_ends, None, gateway, record).await {
         Ok(logged_in) => Ok(LoggedIn {
             by_auth: false,
             ..logged_in
@@ -348,8 +368,12 @@ pub(super) async fn connect(
     upstream: &std::sync::Arc<Upstream>,
     credential: &Credential,
     hostname: &str,
+    trace: Option<&SessionTrace>,
 ) -> Result<SubmissionClient, Failure> {
     let mut connection = upstream.connect_submission(hostname).await?;
+    if let Some(trace) = trace {
+        connection.tap(trace.upstream_leg());
+    }
     connection.authenticate(credential).await?;
     Ok(connection)
 }

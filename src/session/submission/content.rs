@@ -312,7 +312,7 @@ impl Message {
         if self.trouble.is_none()
             && let Some(connection) = &mut session.logged_in.connection
         {
-            self.stuffer.push(&self.octets, connection.output());
+            self.stuffer.push(&self.octets, connection.body_output());
             // What came goes on now, unless there is something to go with it.
             let is_alone = !session.client.lines.has_input() && !self.reader.is_complete();
             let sent = match is_alone {
@@ -390,7 +390,7 @@ impl Message {
 /// Tells the upstream that the message has ended, and the client what the upstream says to that.
 pub(super) async fn conclude(mut message: Message, session: &mut Session<'_>) {
     if let Some(connection) = &mut session.logged_in.connection {
-        std::mem::take(&mut message.stuffer).end(connection.output());
+        std::mem::take(&mut message.stuffer).end(connection.body_output());
         if let Err(lost) = connection.flush().await {
             message.trouble = Some(Trouble::with_upstream(lost, session).await);
         }

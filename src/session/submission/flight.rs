@@ -132,8 +132,13 @@ async fn reopen(gateway: &Gateway, logged_in: &mut LoggedIn) -> Result<(), Failu
         return Err(FailureKind::AuthUnavailable.because(cause));
     }
     let hostname = &gateway.submission.settings.hostname;
-    let connected =
-        authorization::connect(&logged_in.upstream, &logged_in.credential, hostname).await;
+    let LoggedIn {
+        upstream,
+        credential,
+        trace,
+        ..
+    } = &*logged_in;
+    let connected = authorization::connect(upstream, credential, hostname, trace.as_ref()).await;
     let connection = connected.map_err(|failure| match failure.kind {
         // It was right a while ago, so the user is not asked for another one.
         FailureKind::AuthRejected => {

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{Level, info};
+use tracing::{Instrument, Level, info};
 
 use self::content::{Message, Outcome};
 pub use self::sent_copy::SentCopies;
@@ -28,6 +28,7 @@ use crate::smtp::command::{Command, CommandName, Mistake};
 use crate::smtp::extension::{Extension, Extensions};
 use crate::smtp::reply;
 use crate::tls::TlsAcceptor;
+use crate::trace::SessionTrace;
 use crate::upstream::{SubmissionClient, Upstream};
 
 /// Commands that were none, or came out of place, after which a client is cut off.
@@ -78,6 +79,7 @@ struct LoggedIn {
     /// What the upstream can do.
     extensions: Extensions,
     introduction: Option<Introduction>,
+    trace: Option<SessionTrace>,
     _permit: Box<dyn Send + Sync>,
     _open: OpenGuard,
 }
@@ -133,16 +135,27 @@ struct Record {
     refused: u32,
     mistakes: u32,
     envelope_refusals: u32,
+    /// Where `[trace]` may be about this one.
+    trace: Option<SessionTrace>,
 }
 
 /// Serves one client from greeting to close; `accepted` is when its connection was.
 pub async fn serve(mut client: Client, gateway: &Gateway, accepted: Instant) {
     let mut record = Record::new(accepted);
-    let result = conversation(&mut client, gateway, &mut record).await;
-    if let Err(end) = &result {
-        last_words(&mut client, end, gateway, &mut record).await;
+    if let Some(trace) = &gateway.trace {
+        let trace = trace.session(record.id.to_string(), true);
+        client.lines.tap(trace.client_leg());
+        record.trace = Some(trace);
     }
-    record.close(&client, gateway, result.err());
+    let span = client.span(record.id);
+    let session = async {
+        let result = conversation(&mut client, gateway, &mut record).await;
+        if let Err(end) = &result {
+            last_words(&mut client, end, gateway, &mut record).await;
+        }
+        record.close(&client, gateway, result.err());
+    };
+    session.instrument(span).await;
 }
 
 async fn conversation(
@@ -263,6 +276,7 @@ impl Record {
             refused: 0,
             mistakes: 0,
             envelope_refusals: 0,
+            trace: None,
         }
     }
 
