@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Listing, Octets};
-use crate::imap::command::{ListingIdentity, ListingRange};
+use crate::imap::command::{ListingIdentity, ListingRange, MESSAGES_MAX};
 use crate::imap::ids::{ModSeq, Uid, UidSet, UidValidity};
 
 /// Octets of the UIDs that one answer to a SEARCH may spell, so that it fits into one line of those
@@ -19,6 +19,8 @@ const ANSWER_OCTETS_MAX: usize = 60_000;
 /// What a mailbox held.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
+    /// How many messages it had, as SELECT said.
+    pub exists: u32,
     /// Under which its UIDs mean anything.
     pub validity: UidValidity,
     /// What was asked of the messages besides UID, size and flags.
@@ -27,7 +29,7 @@ pub struct Snapshot {
     pub uid_next: Option<Uid>,
     /// As of which modification, if SELECT said.
     pub mod_seq: Option<ModSeq>,
-    /// The messages.
+    /// The messages; of more than [`MESSAGES_MAX`] only the newest.
     pub listing: Arc<Listing>,
     /// Those whose flags conceal them from POP3: `\Deleted`, or the keyword of `keep`.
     pub concealed: UidSet,
@@ -63,17 +65,36 @@ pub enum Question {
 }
 
 impl Snapshot {
-    /// The messages that POP3 shows. What is remembered counts more than what the upstream told.
-    pub fn shown(&self, remembered: &Remembered) -> Arc<Listing> {
+    /// The newest messages that POP3 shows, at most `newest`. What is remembered counts more than what the
+    /// upstream told.
+    pub fn shown(&self, remembered: &Remembered, newest: u32) -> Arc<Listing> {
         let is_hidden = |uid: Uid| {
             (self.concealed.contains(uid) && !remembered.shown.contains(&uid))
                 || remembered.hidden.contains(&uid)
         };
         let may_hide = !(self.concealed.is_empty() && remembered.hidden.is_empty());
-        let mut shown = match may_hide && self.listing.uids().any(is_hidden) {
-            true => Arc::new(self.listing.without(is_hidden)),
-            false => self.listing.clone(),
+        let is_shown = |place: &usize| {
+            let message = self.listing.message(*place);
+            message.is_some_and(|(uid, _)| !is_hidden(uid))
         };
+        let messages = self.listing.len();
+        let newest = newest as usize;
+        // The place of the oldest that is shown.
+        let first = match messages.saturating_sub(newest) {
+            0 => 0,
+            _ if may_hide => {
+                let shown = (0..messages).rev().filter(is_shown);
+                shown.take(newest).last().unwrap_or(0)
+            }
+            older => older,
+        };
+        let mut shown = match first {
+            0 => self.listing.clone(),
+            _ => Arc::new(self.listing.from(first)),
+        };
+        if may_hide && shown.uids().any(is_hidden) {
+            shown = Arc::new(shown.without(is_hidden));
+        }
         for (uid, octets) in &remembered.octets {
             if let Some(place) = shown.place(*uid)
                 && shown.message(place) != Some((*uid, *octets))
@@ -82,6 +103,17 @@ impl Snapshot {
             }
         }
         shown
+    }
+
+    /// How many messages are not shown because at most the `newest` are.
+    pub fn older(&self, shown: &Listing, newest: u32) -> u32 {
+        let unlisted = match self.is_whole() {
+            true => 0,
+            false => self.exists.saturating_sub(self.listing.len() as u32),
+        };
+        let first = shown.message(0).filter(|_| shown.len() >= newest as usize);
+        let first = first.and_then(|(uid, _)| self.listing.place(uid));
+        unlisted + first.unwrap_or(0) as u32
     }
 
     /// These messages are gone.
@@ -102,10 +134,34 @@ impl Snapshot {
         self.listing.memory() + self.concealed.memory()
     }
 
+    /// Whether all messages were listed.
+    pub fn is_whole(&self) -> bool {
+        self.exists <= MESSAGES_MAX
+    }
+
+    /// The same of a mailbox of which no more is known than that it has so many messages.
+    pub fn emptied(self) -> Self {
+        Self {
+            uid_next: None,
+            mod_seq: None,
+            listing: Arc::default(),
+            concealed: UidSet::default(),
+            ..self
+        }
+    }
+
+    /// Whether the mailbox is certain to be as it was.
+    pub fn still_holds(&self, now: Now) -> bool {
+        self.exists == now.exists
+            && (self.uid_next.is_some() && self.uid_next == now.uid_next)
+            && (self.mod_seq.is_some() && self.mod_seq == now.mod_seq)
+    }
+
     /// All that may have to be asked, whatever SELECT will say; `has_mod_seqs` where the upstream can
-    /// tell what changed since.
+    /// tell what changed since. Of too many messages that depends on what SELECT will say.
     pub fn questions(&self, has_mod_seqs: bool) -> Vec<Question> {
         match self.mod_seq {
+            _ if !self.is_whole() => Vec::new(),
             Some(mod_seq) if has_mod_seqs => vec![Question::List(ListingRange {
                 changed_since: Some(mod_seq),
                 ..ListingRange::ALL

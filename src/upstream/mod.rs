@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 pub use dial::{Dial, Dialling, TcpDialer};
-pub use imap_client::{Folders, ImapClient, MESSAGES_MAX, Selected, Target};
+pub use imap_client::{Folders, ImapClient, Selected, Target};
 pub use literal::LiteralReader;
 pub use submission_client::SubmissionClient;
 use warm::Warm;
