@@ -238,3 +238,63 @@ fn newer(listing: &Listing) -> Question {
         ..ListingRange::ALL
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::maildrop::{ListingBuilder, Told};
+    use proptest::prelude::*;
+
+    fn uids(numbers: impl IntoIterator<Item = u32>) -> BTreeSet<Uid> {
+        numbers.into_iter().filter_map(Uid::new).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn the_newest_of_what_is_shown_are_shown(
+            there in prop::collection::btree_set(1u32..30, 0..20),
+            concealed in prop::collection::btree_set(1u32..30, 0..10),
+            hidden in prop::collection::btree_set(1u32..30, 0..5),
+            shown in prop::collection::btree_set(1u32..30, 0..5),
+            unlisted in prop::option::of(1u32..1000),
+            newest in prop_oneof![1u32..20, Just(MESSAGES_MAX)],
+        ) {
+            let mut builder = ListingBuilder::default();
+            for uid in uids(there.iter().copied()) {
+                let octets = Some(uid.number().into());
+                builder.add(uid, Told { octets, ..Told::default() });
+            }
+            let messages = there.len() as u32;
+            let snapshot = Snapshot {
+                exists: unlisted.map_or(messages, |unlisted| MESSAGES_MAX + messages + unlisted),
+                validity: UidValidity::new(1).expect("not 0"),
+                identity: ListingIdentity::Uid,
+                uid_next: None,
+                mod_seq: None,
+                listing: builder.build().0,
+                concealed: uids(concealed.iter().copied()).into_iter().collect(),
+                may_hide: true,
+            };
+            let remembered = Remembered {
+                octets: BTreeMap::new(),
+                hidden: uids(hidden.iter().copied()),
+                shown: uids(shown.iter().copied()),
+            };
+            let is_shown = |number: &u32| {
+                (!concealed.contains(number) || shown.contains(number)) && !hidden.contains(number)
+            };
+            let all: Vec<u32> = there.iter().copied().filter(is_shown).collect();
+            let expected = &all[all.len().saturating_sub(newest as usize)..];
+            let listing = snapshot.shown(&remembered, newest);
+            prop_assert!(listing.uids().map(Uid::number).eq(expected.iter().copied()));
+            let octets = (0..listing.len()).filter_map(|place| listing.message(place));
+            prop_assert!(octets.map(|(_, octets)| octets).eq(expected.iter().copied()));
+            let older = match expected.first() {
+                Some(first) if expected.len() == newest as usize => there.range(..first).count(),
+                _ => 0,
+            };
+            let unlisted = unlisted.map_or(0, |unlisted| MESSAGES_MAX + unlisted);
+            prop_assert_eq!(snapshot.older(&listing, newest), older as u32 + unlisted);
+        }
+    }
+}

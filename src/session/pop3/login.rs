@@ -145,7 +145,7 @@ async fn open_folder(
 /// Whether all that was wrong is what went out together with the login; then the same may go well on another
 /// connection, beginning with what is known now.
 fn another_way(imap: &ImapClient, failure: &Failure) -> Option<Known> {
-    if imap.has_asked_too_much() {
+    if failure.kind == FailureKind::UpstreamRefused && imap.has_asked_too_much() {
         return Some(Known::TooLarge);
     }
     lost_its_flight(imap, failure).then_some(Known::Nothing)
