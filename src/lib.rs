@@ -15,7 +15,7 @@
 //! |---|---|---|
 //! | [`config`] | what the operator decided, validated; only reader of environment and secret files | `maildrop`, `sasl`, `secret`, `tls` |
 //! | [`server`] | accept, permits, implicit TLS, drain | `account`, `config`, `failure`, `line_stream`, `metrics`, `session`, `tls` |
-//! | [`session`] | the conversations; where client and upstream meet | `account`, `clock`, `config`, `failure`, `imap`, `line_stream`, `maildrop`, `metrics`, `pop3`, `sasl`, `secret`, `smtp`, `spool`, `state`, `tls`, `upstream` |
+//! | [`session`] | the conversations; where client and upstream meet | `account`, `clock`, `config`, `failure`, `imap`, `line_stream`, `maildrop`, `metrics`, `pop3`, `sasl`, `secret`, `smtp`, `spool`, `state`, `tls`, `trace`, `upstream` |
 //! | [`maildrop`] | the POP3 view of a mailbox; pure | `imap`, `pop3` |
 //! | [`pop3`] | POP3's grammar; pure | `secret` |
 //! | [`imap`] | IMAP's grammar; pure | `secret` |
@@ -29,6 +29,7 @@
 //! | [`spool`] | a message on disk, in a file without a name | |
 //! | [`clock`] | the time of day, for what others read | |
 //! | [`tls`] | set-ups and handshakes | `line_stream` |
+//! | [`trace`] | what one login's sessions say, in a file, without secrets | `config`, `line_stream`, `sasl` |
 //! | [`metrics`] | every metric family | `failure`, `imap`, `pop3`, `smtp` |
 //! | [`admin`] | `/metrics`, `/livez`, `/readyz` | |
 //! | [`demo`] | a sample upstream | `config`, `line_stream`, `sasl`, `secret`, `smtp` |
@@ -69,6 +70,7 @@ pub mod smtp;
 pub mod spool;
 pub mod state;
 pub mod tls;
+pub mod trace;
 pub mod upstream;
 
 use std::io;
@@ -89,6 +91,7 @@ use crate::session::submission::{self, SentCopies};
 use crate::session::{Gateway, SessionEnd};
 use crate::state::{Listings, Memory};
 use crate::tls::Alpn;
+use crate::trace::Trace;
 use crate::upstream::{Dial, TcpDialer, Upstream};
 
 /// Pause between two attempts to get to know an upstream that cannot be reached.
@@ -131,6 +134,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> io::Result<()> 
         ];
         for service in services.into_iter().flatten() {
             tokio::spawn(get_to_know(upstream.clone(), service, gateway.clone()));
+            let (upstream, gateway) = (upstream.clone(), gateway.clone());
+            tokio::spawn(async move {
+                let hostname = &gateway.submission.settings.hostname;
+                upstream.probe(service, hostname, &gateway.draining).await;
+            });
         }
         tokio::spawn(upstream.clone().keep_warm(gateway.draining.clone()));
     }
@@ -150,6 +158,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> io::Result<()> 
             set_ready(&gateway, &ready, false);
         }
     });
+    gateway
+        .metrics
+        .set_connections_limit(config.limits.connections);
     server::run(listeners, gateway.clone(), &config.limits).await;
     let copies = &gateway.submission.copies;
     copies.finish(config.timeouts.drain).await;
@@ -218,7 +229,11 @@ pub fn gateway(
             message_octets_max: config.limits.message_octets,
             recipients_max: config.limits.recipients,
             tls: acceptor(Alpn::Submission)?,
-            copies: SentCopies::default(),
+            copies: SentCopies::new(config.limits.spool_octets),
+        },
+        trace: match &config.trace {
+            Some(settings) => Some(Arc::new(Trace::open(settings)?)),
+            None => None,
         },
         draining,
         drained: CancellationToken::new(),

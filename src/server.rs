@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use crate::account::Counts;
+use crate::account::{Counts, network};
 use crate::config::Limits;
 use crate::failure::FailureKind;
 use crate::line_stream::{ByteStream, LineStream};
@@ -256,31 +256,4 @@ fn turn_away(socket: TcpStream, listener: &Listener, door: &Arc<Door>) {
         lines.close().await;
         drop(permit);
     });
-}
-
-/// Whom a limit per address counts as one: an IPv6 site has a /64 to itself.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_ipv6_site_is_one_client() {
-        for (address, counted_as) in [
-            ("192.0.2.1", "192.0.2.1"),
-            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
-        ] {
-            let [address, counted_as] = [address, counted_as].map(|text| text.parse().expect(text));
-            assert_eq!(network(address), counted_as);
-        }
-    }
 }

@@ -1,5 +1,6 @@
 //! A login at the upstream: one attempt for one attempt of the client, up to an open maildrop.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::time::{Instant, timeout_at};
@@ -7,7 +8,7 @@ use tracing::debug;
 
 use super::opening::{self, Known, Opened};
 use super::{LoggedIn, Record};
-use crate::account::MailboxKey;
+use crate::account::{Attempt, MailboxKey};
 use crate::config::{ClientWorkaround, MaildropSettings, Sessions};
 use crate::failure::{Failure, FailureKind};
 use crate::imap::command::ListingIdentity;
@@ -16,6 +17,7 @@ use crate::maildrop::snapshot::Remembered;
 use crate::maildrop::{FetchWindow, Listing, Maildrop, Snapshot, UniqueIds};
 use crate::sasl::Credential;
 use crate::session::Gateway;
+use crate::trace::SessionTrace;
 use crate::upstream::{ImapClient, Upstream};
 
 /// Logs in, and opens the maildrop.
@@ -26,6 +28,7 @@ pub(super) async fn run(
     credential: Credential,
     utf8: bool,
     login_ends: Instant,
+    address: IpAddr,
     gateway: &Gateway,
     record: &mut Record,
 ) -> Result<Box<LoggedIn>, Failure> {
@@ -38,7 +41,8 @@ pub(super) async fn run(
         owner: credential.mailbox_owner().to_vec(),
         folder: settings.folder.clone(),
     };
-    gateway.accounts.attempt(upstream, &credential)?;
+    gateway.accounts.check_delay(upstream, &credential)?;
+    let attempt = gateway.attempt(upstream, &credential, address).await?;
     let known = match gateway.listings.known(&key) {
         Some(known) if !utf8 => Known::Snapshot(known),
         // With UTF8 a message may be another one than without, and so may its size.
@@ -46,8 +50,10 @@ pub(super) async fn run(
         Some(_) | None => Known::Nothing,
     };
     let open = gateway.metrics.upstream_connection(&name, "in_use");
-    let authentication = authenticate(upstream, &credential, utf8, &settings, &known);
-    let mut imap = in_time(authentication, login_ends, gateway, &name).await?;
+    let trace = record.trace.clone();
+    let trace = trace.as_ref();
+    let authentication = authenticate(upstream, &credential, utf8, &settings, &known, trace);
+    let mut imap = in_time(authentication, login_ends, Some(attempt), gateway, &name).await?;
     // Only who has proved to be somebody may take somebody's place.
     let permits = permits(upstream, &credential, &settings, &key, gateway)?;
     let remembered = |validity| gateway.memory.remembered(&key, validity);
@@ -57,9 +63,13 @@ pub(super) async fn run(
     {
         // The credential was accepted, so that this is no second guess. It happens once.
         drop(imap);
-        let authentication = authenticate(upstream, &credential, utf8, &settings, &known);
-        imap = in_time(authentication, login_ends, gateway, &name).await?;
+        let authentication = authenticate(upstream, &credential, utf8, &settings, &known, trace);
+        imap = in_time(authentication, login_ends, None, gateway, &name).await?;
         opened = open_folder(&mut imap, utf8, &settings, known, remembered).await;
+    }
+    if matches!(&opened, Err(failure) if failure.kind == FailureKind::UpstreamGarbled) {
+        // The short questions may have had an answer too long for us; the long one comes in short lines.
+        gateway.listings.forget(&key);
     }
     let Opened {
         selected,
@@ -107,6 +117,7 @@ pub(super) async fn run(
 async fn in_time(
     authentication: impl Future<Output = Result<ImapClient, Failure>>,
     login_ends: Instant,
+    attempt: Option<Attempt<'_>>,
     gateway: &Gateway,
     upstream: &str,
 ) -> Result<ImapClient, Failure> {
@@ -118,6 +129,9 @@ async fn in_time(
         });
     let refused = authenticated.as_ref().err().map(|failure| failure.kind);
     gateway.metrics.auth_attempt(upstream, refused);
+    if let Some(attempt) = attempt {
+        attempt.conclude(refused);
+    }
     authenticated
 }
 
@@ -181,9 +195,13 @@ async fn authenticate(
     utf8: bool,
     settings: &MaildropSettings,
     known: &Known,
+    trace: Option<&SessionTrace>,
 ) -> Result<ImapClient, Failure> {
     let mut imap = upstream.connect().await?;
     loop {
+        if let Some(trace) = trace {
+            imap.tap(trace.upstream_leg());
+        }
         imap.anticipate_login(utf8, |capabilities, utf8| {
             opening::commands(capabilities, utf8, settings, known)
         });

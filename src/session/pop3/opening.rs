@@ -13,7 +13,7 @@ use crate::imap::fetch::Fetch;
 use crate::imap::ids::{Uid, UidSet, UidValidity};
 use crate::imap::mailbox_name::MailboxName;
 use crate::imap::response::Untagged;
-use crate::maildrop::snapshot::{self, Now, Question, Remembered, Snapshot};
+use crate::maildrop::snapshot::{self, Differences, Now, Question, Remembered, Snapshot};
 use crate::maildrop::{Listing, ListingBuilder, Told, UniqueIdFormat};
 use crate::metrics::ListingCache;
 use crate::upstream::{ImapClient, Selected};
@@ -48,13 +48,17 @@ pub(super) fn commands(
     let identity = identity(settings.unique_id);
     let questions = match known {
         Known::Snapshot(known) if known.identity == identity => {
-            known.questions(capabilities.has(Capability::CondStore))
+            known.questions(known.differences(capabilities))
         }
         Known::Snapshot(_) | Known::Nothing => snapshot::everything(),
         Known::TooLarge => Vec::new(),
     };
     let mailbox = MailboxName::spelt_at(capabilities, &settings.folder, utf8);
-    let mut commands = vec![Command::select(&mailbox, capabilities)];
+    let mut commands = Vec::new();
+    if questions.iter().any(asks_who_vanished) {
+        commands.push(Command::enable_qresync());
+    }
+    commands.push(Command::select(&mailbox, capabilities));
     let questions = questions.into_iter();
     commands.extend(questions.map(|question| command(question, identity, capabilities)));
     commands
@@ -72,24 +76,22 @@ pub(super) async fn open(
 ) -> Result<Opened, Failure> {
     let identity = identity(settings.unique_id);
     check(identity, imap)?;
+    let known = match known {
+        Known::Snapshot(known) if known.identity == identity => Some(known),
+        Known::Snapshot(_) | Known::Nothing | Known::TooLarge => None,
+    };
+    let differences = differences(imap, known.as_ref()).await?;
     let selected = imap.select(&imap.mailbox(&settings.folder)).await?;
     if imap.has_asked_too_much() {
         let cause = "more messages were asked for than a listing may have";
         return Err(FailureKind::UpstreamRefused.because(cause));
     }
-    let known = match known {
-        Known::Snapshot(known)
-            if known.validity == selected.validity && known.identity == identity =>
-        {
-            Some(known)
-        }
-        Known::Snapshot(_) | Known::Nothing | Known::TooLarge => None,
-    };
+    let known = known.filter(|known| known.validity == selected.validity);
     let remembered = remembered(selected.validity);
     let wanted = settings.newest_messages;
     let (snapshot, cache) = match selected.exists > MESSAGES_MAX {
         true => newest(imap, &selected, known, identity, &remembered, wanted).await?,
-        false => all(imap, &selected, known, identity).await?,
+        false => all(imap, &selected, known, identity, differences).await?,
     };
     let shown = snapshot.shown(&remembered, wanted);
     Ok(Opened {
@@ -106,12 +108,13 @@ async fn all(
     selected: &Selected,
     known: Option<Snapshot>,
     identity: ListingIdentity,
+    differences: Differences,
 ) -> Result<(Snapshot, ListingCache), Failure> {
     let may_hide = selected.may_hide || known.as_ref().is_some_and(|known| known.may_hide);
     let known = known.filter(Snapshot::is_whole);
     let (builder, cache) = match known {
         None => (everything(imap, identity).await?, ListingCache::Miss),
-        Some(known) => match bring_up_to_date(imap, known, now(selected)).await {
+        Some(known) => match bring_up_to_date(imap, known, now(selected), differences).await {
             Ok(updated) => updated,
             // Whatever the upstream does not like about the short questions, there is the long one.
             Err(failure) if failure.kind.leaves_upstream_usable() => {
@@ -180,8 +183,29 @@ fn now(selected: &Selected) -> Now {
     }
 }
 
-/// Which messages from this one on bear `\Seen`. An upstream that does not tell is not guessed at, since a client would
-/// fetch again what it took for unread.
+/// How the upstream will tell what is different from what was known; has it enabled what that takes.
+async fn differences(
+    imap: &mut ImapClient,
+    known: Option<&Snapshot>,
+) -> Result<Differences, Failure> {
+    let Some(known) = known else {
+        return Ok(Differences::Untold);
+    };
+    let capabilities = imap.known_capabilities().await?;
+    match known.differences(capabilities) {
+        Differences::ChangedAndVanished if !imap.enable_qresync().await? => {
+            Ok(Differences::Changed)
+        }
+        differences => Ok(differences),
+    }
+}
+
+fn asks_who_vanished(question: &Question) -> bool {
+    matches!(question, Question::List(range) if range.vanished)
+}
+
+/// Which messages from this one on bear `\Seen`. An upstream that does not tell is not guessed at, since a
+/// client would fetch again what it took for unread.
 ///
 /// # Errors
 /// When the upstream refuses or is lost.
@@ -228,8 +252,9 @@ async fn bring_up_to_date(
     imap: &mut ImapClient,
     mut known: Snapshot,
     now: Now,
+    differences: Differences,
 ) -> Result<(ListingBuilder, ListingCache), Failure> {
-    let questions = known.open_questions(now, imap.has(Capability::CondStore));
+    let questions = known.open_questions(now, differences);
     let identity = known.identity;
     let cache = match questions.is_empty() {
         true => ListingCache::Hit,
@@ -265,14 +290,19 @@ async fn ask(
     builder: &mut ListingBuilder,
 ) -> Result<(), Failure> {
     let capabilities = imap.known_capabilities().await?;
-    let mut found = UidSet::default();
+    let (mut found, mut vanished) = (UidSet::default(), UidSet::default());
     let mut asked = questions.clone();
     while !asked.is_empty() {
         let commands = asked
             .iter()
             .map(|question| command(*question, identity, capabilities));
         let commands = commands.collect();
-        let stopped_at = imap.inquire(commands, |untagged| hear(untagged, builder, &mut found));
+        let stopped_at = imap.inquire(commands, |untagged| match untagged {
+            Untagged::Fetch(fetch) => add(fetch, builder),
+            Untagged::Search(uids) => gather(&uids, &mut found),
+            Untagged::Vanished { uids, .. } => gather(&uids, &mut vanished),
+            _ => {}
+        });
         let stopped_at = stopped_at.await?;
         if stopped_at.is_some() && !asked.iter().all(|it| matches!(it, Question::List(_))) {
             // RFC 9738 §3.1: of a SEARCH, that is not all either.
@@ -284,9 +314,10 @@ async fn ask(
         }
         asked.retain_mut(|question| goes_on(question, stopped_at));
     }
-    if found.ranges() > MESSAGES_MAX as usize {
-        return Err(Garbled("a SEARCH that finds more messages than there can be").into());
+    if found.ranges().max(vanished.ranges()) > MESSAGES_MAX as usize {
+        return Err(Garbled("more messages named than there can be").into());
     }
+    builder.remove(&vanished);
     for question in questions {
         match question {
             Question::List(_) => {}
@@ -313,13 +344,10 @@ fn goes_on(question: &mut Question, stopped_at: Option<Uid>) -> bool {
     descends
 }
 
-fn hear(untagged: Untagged, builder: &mut ListingBuilder, found: &mut UidSet) {
-    match untagged {
-        Untagged::Fetch(fetch) => add(fetch, builder),
-        Untagged::Search(uids) if found.ranges() <= MESSAGES_MAX as usize => {
-            found.insert_within(&uids, Uid::FIRST, Uid::LAST);
-        }
-        _ => {}
+/// What an upstream names over and over again must not fill our memory.
+fn gather(uids: &UidSet, into: &mut UidSet) {
+    if into.ranges() <= MESSAGES_MAX as usize {
+        into.insert_within(uids, Uid::FIRST, Uid::LAST);
     }
 }
 

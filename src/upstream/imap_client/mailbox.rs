@@ -160,7 +160,7 @@ impl ImapClient {
             let mut first = None;
             let status = self.run(Command::fetch_uid(number), |untagged| match untagged {
                 Untagged::Fetch(fetch) if fetch.number == Some(number) => {
-                    first = fetch.uid.or(first)
+                    first = fetch.uid.or(first);
                 }
                 _ => {}
             });
