@@ -134,6 +134,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> io::Result<()> 
         ];
         for service in services.into_iter().flatten() {
             tokio::spawn(get_to_know(upstream.clone(), service, gateway.clone()));
+            let (upstream, gateway) = (upstream.clone(), gateway.clone());
+            tokio::spawn(async move {
+                let hostname = &gateway.submission.settings.hostname;
+                upstream.probe(service, hostname, &gateway.draining).await;
+            });
         }
         tokio::spawn(upstream.clone().keep_warm(gateway.draining.clone()));
     }
@@ -153,6 +158,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> io::Result<()> 
             set_ready(&gateway, &ready, false);
         }
     });
+    gateway
+        .metrics
+        .set_connections_limit(config.limits.connections);
     server::run(listeners, gateway.clone(), &config.limits).await;
     let copies = &gateway.submission.copies;
     copies.finish(config.timeouts.drain).await;

@@ -211,12 +211,14 @@ fn every_key_means_what_it_says() {
         [upstream.other.maildrop]
         on_delete = "move:Old & gone"
         unique_id = "cyrus"
+        newest_messages = 1000
         [maildrop]
         folder = "Eingang"
         on_delete = "keep"
         mark_seen = "retrieved"
         unique_id = "uid"
         sessions = "exclusive"
+        newest_messages = 20000
         [[route]]
         login = "*@example.org"
         upstream = "other"
@@ -263,6 +265,7 @@ fn every_key_means_what_it_says() {
     assert_eq!(default.ca_file, Some(folder.path().join("tls.crt")));
     assert_eq!(default.maildrop.on_delete, DeletePolicy::Keep);
     assert_eq!(default.maildrop.unique_id, UniqueIdFormat::Uid);
+    assert_eq!(default.maildrop.newest_messages, 20_000);
 
     assert!(matches!(&default.sender, SenderPolicy::Addresses(globs) if globs.len() == 2));
     let other = config.routes.upstream("Me@EXAMPLE.org").expect("the route");
@@ -280,6 +283,7 @@ fn every_key_means_what_it_says() {
     assert_eq!(other.maildrop.folder, "Eingang");
     assert_eq!(other.maildrop.mark_seen, MarkSeen::Retrieved);
     assert_eq!(other.maildrop.sessions, Sessions::Exclusive);
+    assert_eq!(other.maildrop.newest_messages, 1000);
 }
 
 #[test]
@@ -288,6 +292,20 @@ fn no_delay_can_be_written() {
         let folder = Folder::new(&format!("{UPSTREAM}[pop3]\nlogin_delay = \"{none}\"\n"));
         let config = folder.load(&[], &Flags::default()).expect(none);
         assert_eq!(config.pop3.logins.delay, Duration::ZERO);
+    }
+}
+
+#[test]
+fn an_upstream_is_probed_each_minute_unless_told_otherwise() {
+    for (line, seconds) in [
+        ("", Some(60)),
+        ("probe_interval = \"5m\"\n", Some(300)),
+        ("probe_interval = \"0s\"\n", None),
+    ] {
+        let folder = Folder::new(&format!("{UPSTREAM}{line}"));
+        let config = folder.load(&[], &Flags::default()).expect("sound");
+        let expected = seconds.map(Duration::from_secs);
+        assert_eq!(config.upstreams[0].probe_interval, expected, "{line}");
     }
 }
 
@@ -560,6 +578,18 @@ fn each_mistake_has_its_remedy() {
         (
             "[maildrop]\nmark_seen = \"always\"",
             "popgate.toml:4: [maildrop] mark_seen: \"always\" is none of never, retrieved",
+        ),
+        (
+            "[maildrop]\nnewest_messages = 0",
+            "popgate.toml:4: [maildrop] newest_messages: is 0; write a number of messages from 1 to 1000000",
+        ),
+        (
+            "[maildrop]\nnewest_messages = 1000001",
+            "popgate.toml:4: [maildrop] newest_messages: is 1000001; write a number of messages from 1 to 1000000",
+        ),
+        (
+            "[maildrop]\nnewest_messages = \"all\"",
+            "popgate.toml:4: [maildrop] newest_messages: is text; write a whole number",
         ),
         (
             "[upstream.B]\nprovider = \"gmail\"",

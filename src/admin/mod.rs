@@ -3,6 +3,8 @@
 //! Anybody who can connect may ask, so that nothing here is secret and nobody can occupy it: there
 //! is a limit to the connections, and one to the time between two answers on each.
 
+mod open_metrics;
+
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -13,7 +15,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::Listener;
@@ -72,8 +74,19 @@ pub async fn serve(
     }
 }
 
-async fn metrics(State(admin): State<Admin>) -> Response {
-    match TextEncoder::new().encode_to_string(&admin.registry.gather()) {
+/// In the text format, or as OpenMetrics for those who ask for it.
+async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
+    let families = admin.registry.gather();
+    let accept = headers.get(header::ACCEPT);
+    if accept
+        .and_then(|accept| accept.to_str().ok())
+        .is_some_and(open_metrics::is_preferred)
+    {
+        let format = open_metrics::OPEN_METRICS_FORMAT;
+        let text = open_metrics::encode(&families);
+        return ([(header::CONTENT_TYPE, format)], text).into_response();
+    }
+    match TextEncoder::new().encode_to_string(&families) {
         Ok(text) => ([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
         Err(error) => {
             error!(%error, "metrics cannot be written");

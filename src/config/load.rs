@@ -14,8 +14,9 @@ use super::section::Section;
 use super::setting::Setting;
 use super::{
     CertificateFiles, CleartextLogin, Config, Endpoint, EndpointSecurity, LISTING_CACHE_OCTETS,
-    Limits, Listeners, Logins, MaildropSettings, Pop3, READ_AHEAD_OCTETS, Routes, SenderPolicy,
-    Service, Timeouts, TraceSettings, Upstream, WARM_CONNECTIONS, endpoint, loopback, submission,
+    Limits, Listeners, Logins, MaildropSettings, PROBE_INTERVAL, Pop3, READ_AHEAD_OCTETS, Routes,
+    SenderPolicy, Service, Timeouts, TraceSettings, Upstream, WARM_CONNECTIONS, endpoint, loopback,
+    submission,
 };
 use crate::maildrop::DeletePolicy;
 use crate::tls::{certificates, check_pair, private_key};
@@ -363,6 +364,8 @@ fn maildrop(section: Option<Section<'_>>, outer: &MaildropSettings) -> MaildropS
         mark_seen: (section.take("mark_seen", Setting::word)).unwrap_or(outer.mark_seen),
         unique_id: (section.take("unique_id", Setting::parsed)).unwrap_or(outer.unique_id),
         sessions: (section.take("sessions", Setting::word)).unwrap_or(outer.sessions),
+        newest_messages: (section.take("newest_messages", Setting::messages))
+            .unwrap_or(outer.newest_messages),
     };
     section.finish();
     settings
@@ -430,6 +433,7 @@ fn upstream(name: &str, mut section: Section<'_>, outer: &Outer) -> Option<Upstr
         quirks.one_command_at_a_time = !pipelining;
     }
     let warm_connections = section.take("warm_connections", Setting::warm_connections);
+    let probe_interval = section.take("probe_interval", Setting::duration_or_none);
     let maildrop = maildrop(section.section("maildrop"), &outer.maildrop);
     section.finish();
     Some(Upstream {
@@ -442,6 +446,8 @@ fn upstream(name: &str, mut section: Section<'_>, outer: &Outer) -> Option<Upstr
         warm_connections: warm_connections
             .or_else(|| provider.map(Provider::warm_connections))
             .unwrap_or(WARM_CONNECTIONS),
+        probe_interval: Some(probe_interval.unwrap_or(PROBE_INTERVAL))
+            .filter(|interval| !interval.is_zero()),
         maildrop,
     })
 }

@@ -31,7 +31,7 @@ pub use self::layers::{Flags, environment};
 pub use self::load::admin_address;
 pub use self::report::Problems;
 pub use self::submission::{BareNewlines, SenderPolicy, SentCopy, Submission, Unauthenticated};
-use crate::maildrop::{DeletePolicy, UniqueIdFormat};
+use crate::maildrop::{DeletePolicy, MESSAGES_MAX, UniqueIdFormat};
 
 /// Everything that the daemon needs to know before it binds its first socket.
 #[derive(Debug, Clone)]
@@ -95,6 +95,9 @@ const READ_AHEAD_OCTETS: u64 = 4 * 1024 * 1024;
 
 /// Enough for logins that come one after the other.
 const WARM_CONNECTIONS: usize = 2;
+
+/// Half of what it takes an alert to be of use; a connection a minute is nothing to any provider.
+const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Some 150 mailboxes of 100,000 messages, or 150,000 of ten.
 const LISTING_CACHE_OCTETS: u64 = 64 * 1024 * 1024;
@@ -255,6 +258,9 @@ pub struct Upstream {
     pub quirks: Quirks,
     /// Connections that wait for the next login.
     pub warm_connections: usize,
+    /// After so long without a connection to a service of it, one is opened to see whether it greets;
+    /// `None` for never.
+    pub probe_interval: Option<Duration>,
     /// How its mailboxes look to POP3.
     pub maildrop: MaildropSettings,
 }
@@ -270,6 +276,7 @@ impl Upstream {
             ca_file: None,
             quirks: Quirks::default(),
             warm_connections: WARM_CONNECTIONS,
+            probe_interval: Some(PROBE_INTERVAL),
             maildrop: MaildropSettings::default(),
         }
     }
@@ -336,6 +343,8 @@ pub struct MaildropSettings {
     pub unique_id: UniqueIdFormat,
     /// Whether two sessions may have the same maildrop open.
     pub sessions: Sessions,
+    /// How many messages POP3 shows, those with the highest UIDs; from 1 to [`MESSAGES_MAX`].
+    pub newest_messages: u32,
 }
 
 impl Default for MaildropSettings {
@@ -346,6 +355,7 @@ impl Default for MaildropSettings {
             mark_seen: MarkSeen::Never,
             unique_id: UniqueIdFormat::Dovecot,
             sessions: Sessions::Shared,
+            newest_messages: MESSAGES_MAX,
         }
     }
 }

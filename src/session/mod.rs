@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use tracing::{Span, debug_span};
 
 use crate::account::{Accounts, Attempt};
 use crate::config::{CleartextLogin, ClientWorkaround, Timeouts};
@@ -145,6 +146,12 @@ pub struct Client {
 }
 
 impl Client {
+    /// What is logged within it, by whatever part, names the session. There is none at INFO, where each line
+    /// of a session says so by itself.
+    fn span(&self, session: SessionId) -> Span {
+        debug_span!("session", id = %session, listener = self.listener)
+    }
+
     /// The server's half of STLS or STARTTLS, after the client was told to begin. What it sent before is
     /// discarded, whatever it was (RFC 2595 §4, RFC 3207 §4.2).
     ///

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Upstream;
-use crate::config::EndpointSecurity;
+use crate::config::{EndpointSecurity, Service};
 use crate::failure::{Failure, FailureKind};
 use crate::line_stream::{LineError, LineStream, Tap};
 use crate::sasl::Credential;
@@ -85,6 +85,7 @@ impl Upstream {
         hostname: &str,
     ) -> Result<SubmissionClient, Failure> {
         let result = self.connect_submission_uncounted(hostname).await;
+        self.tried(Service::Submission, result.is_ok());
         if let Err(failure) = &result {
             self.metrics
                 .upstream_error(&self.settings.name, failure.kind);

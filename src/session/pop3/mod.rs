@@ -10,7 +10,7 @@ pub(super) mod update;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{Level, info};
+use tracing::{Instrument, Level, info};
 
 use super::{Client, Gateway, SessionEnd, SessionId};
 use crate::account::MailboxKey;
@@ -49,6 +49,8 @@ struct Record {
     login: Option<String>,
     upstream: Option<std::sync::Arc<str>>,
     messages: u32,
+    /// Messages that are not shown, since only the newest are.
+    older: u32,
     retrieved: u32,
     retrieved_octets: u64,
     deleted: usize,
@@ -68,11 +70,15 @@ pub async fn serve(mut client: Client, gateway: &Gateway, accepted: Instant) {
         client.lines.tap(trace.client_leg());
         record.trace = Some(trace);
     }
-    let result = conversation(&mut client, gateway, &mut record).await;
-    if let Err(end) = &result {
-        last_words(&mut client, end, gateway, &mut record).await;
-    }
-    record.close(&client, gateway, result.err());
+    let span = client.span(record.id);
+    let session = async {
+        let result = conversation(&mut client, gateway, &mut record).await;
+        if let Err(end) = &result {
+            last_words(&mut client, end, gateway, &mut record).await;
+        }
+        record.close(&client, gateway, result.err());
+    };
+    session.instrument(span).await;
 }
 
 async fn conversation(
@@ -156,6 +162,7 @@ impl Record {
             login: None,
             upstream: None,
             messages: 0,
+            older: 0,
             retrieved: 0,
             retrieved_octets: 0,
             deleted: 0,
@@ -182,6 +189,7 @@ impl Record {
             upstream = self.upstream.as_deref().unwrap_or_default(),
             seconds = self.started.elapsed().as_secs_f64(),
             messages = self.messages,
+            older_not_shown = self.older,
             retrieved = self.retrieved,
             retrieved_octets = self.retrieved_octets,
             deleted = self.deleted,

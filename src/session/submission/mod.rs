@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{Level, info};
+use tracing::{Instrument, Level, info};
 
 use self::content::{Message, Outcome};
 pub use self::sent_copy::SentCopies;
@@ -147,11 +147,15 @@ pub async fn serve(mut client: Client, gateway: &Gateway, accepted: Instant) {
         client.lines.tap(trace.client_leg());
         record.trace = Some(trace);
     }
-    let result = conversation(&mut client, gateway, &mut record).await;
-    if let Err(end) = &result {
-        last_words(&mut client, end, gateway, &mut record).await;
-    }
-    record.close(&client, gateway, result.err());
+    let span = client.span(record.id);
+    let session = async {
+        let result = conversation(&mut client, gateway, &mut record).await;
+        if let Err(end) = &result {
+            last_words(&mut client, end, gateway, &mut record).await;
+        }
+        record.close(&client, gateway, result.err());
+    };
+    session.instrument(span).await;
 }
 
 async fn conversation(
