@@ -528,3 +528,21 @@ fn read(file: &Path) -> String {
 fn text_of(file: &Path) -> String {
     String::from_utf8_lossy(&fs::read(file).expect("readable")).into_owned()
 }
+
+#[test]
+fn tests_that_the_security_table_names_exist() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let table = fs::read_to_string(tests.join("SECURITY.md")).expect("a table");
+    let mut named = 0;
+    for row in table.lines().filter(|line| line.starts_with("| ")) {
+        for name in row.split('`').skip(1).step_by(2) {
+            named += 1;
+            let is_there = match name.starts_with("transcripts/") {
+                true => tests.join(format!("{name}.txt")).is_file(),
+                false => tests.join(name).is_file(),
+            };
+            assert!(is_there, "there is no {name}, of: {row}");
+        }
+    }
+    assert!(named > 50, "the table has another form");
+}
