@@ -36,7 +36,7 @@ pub struct Accounts {
     routes: config::Routes,
     upstreams: HashMap<Arc<str>, Arc<Upstream>>,
     login_delimiters: Vec<u8>,
-    login_delay: LoginDelay,
+    login_delay: Arc<LoginDelay>,
     connections_per_account: usize,
     connections: Counts<AccountKey>,
     exclusive: Counts<MailboxKey>,
@@ -55,10 +55,25 @@ impl Accounts {
             routes,
             upstreams: upstreams.into_iter().map(by_name).collect(),
             login_delimiters: logins.delimiters,
-            login_delay: LoginDelay::new(logins.delay),
+            login_delay: Arc::new(LoginDelay::new(logins.delay)),
             connections_per_account,
             connections: Counts::default(),
             exclusive: Counts::default(),
+        }
+    }
+
+    /// These, with what is counted and remembered of sessions by `before`, which they follow.
+    #[must_use]
+    pub fn following(self, before: &Self) -> Self {
+        let login_delay = match before.login_delay() == self.login_delay() {
+            true => before.login_delay.clone(),
+            false => self.login_delay,
+        };
+        Self {
+            login_delay,
+            connections: before.connections.clone(),
+            exclusive: before.exclusive.clone(),
+            ..self
         }
     }
 
@@ -148,6 +163,13 @@ fn account_key(upstream: &Upstream, owner: &[u8]) -> AccountKey {
 
 /// How many of something are out, by key; a key is forgotten when none are.
 pub struct Counts<K: Eq + Hash>(Arc<DashMap<K, usize>>);
+
+/// The same counts.
+impl<K: Eq + Hash> Clone for Counts<K> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
 
 impl<K: Eq + Hash> Default for Counts<K> {
     fn default() -> Self {
