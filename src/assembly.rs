@@ -7,12 +7,14 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::account::Accounts;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Limits};
 use crate::metrics::Metrics;
+use crate::server;
 use crate::session::submission::{self, SentCopies};
 use crate::session::{Gateway, SessionEnd};
 use crate::state::{Listings, Memory};
 use crate::tls::{Alpn, Certificates};
+use crate::trace::Trace;
 use crate::upstream::{Dial, TcpDialer, Upstream};
 
 /// Puts together what sessions share.
@@ -29,7 +31,7 @@ pub fn gateway(
         metrics: Arc::new(metrics.map_err(io::Error::other)?),
         memory: Arc::default(),
         listings: Arc::new(Listings::new(config.listing_cache_octets)),
-        copies: SentCopies::default(),
+        copies: SentCopies::new(config.limits.spool_octets),
         draining,
         drained: CancellationToken::new(),
     };
@@ -116,6 +118,14 @@ fn assemble(config: &Config, common: Common, accounts: Accounts) -> io::Result<A
         true => None,
         false => Some(Certificates::read(config.tls.clone()).map_err(io::Error::other)?),
     };
+    let trace = config.trace.as_ref().map(Trace::open).transpose()?;
+    // More would take descriptors that there are not.
+    let connections = server::connections_max(config.limits.connections);
+    common.metrics.set_connections_limit(connections);
+    let limits = Limits {
+        connections,
+        ..config.limits.clone()
+    };
     let acceptor = |alpn| certificates.as_ref().map(|shown| shown.acceptor(alpn));
     Ok(Arc::new(Gateway {
         accounts,
@@ -125,7 +135,7 @@ fn assemble(config: &Config, common: Common, accounts: Accounts) -> io::Result<A
         timeouts: config.timeouts.clone(),
         cleartext_login: config.cleartext_login.clone(),
         tls: acceptor(Alpn::Pop3),
-        limits: config.limits.clone(),
+        limits,
         proxy_protocol_from: config.proxy_protocol_from.clone(),
         read_ahead_octets: config.read_ahead_octets,
         client_workarounds: config.pop3.client_workarounds.clone(),
@@ -136,6 +146,7 @@ fn assemble(config: &Config, common: Common, accounts: Accounts) -> io::Result<A
             tls: acceptor(Alpn::Submission),
             copies: common.copies,
         },
+        trace: trace.map(Arc::new),
         certificates,
         draining: common.draining,
         drained: common.drained,

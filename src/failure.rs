@@ -32,6 +32,8 @@ pub enum FailureKind {
     MaildropInUse,
     /// The same credential was accepted a moment ago, and `pop3.login_delay` forbids that.
     LoginTooSoon,
+    /// Too many wrong passwords came from this address.
+    TooManyGuesses,
     /// DNS, connect, TLS, or a greeting of BYE.
     UpstreamUnreachable,
     /// EOF, reset, BYE or silence in mid-session.
@@ -63,11 +65,12 @@ struct Row {
 
 impl FailureKind {
     /// All of them, for metrics that start at zero.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::AuthRejected,
         Self::AuthUnavailable,
         Self::MaildropInUse,
         Self::LoginTooSoon,
+        Self::TooManyGuesses,
         Self::UpstreamUnreachable,
         Self::UpstreamLost,
         Self::UpstreamGarbled,
@@ -87,6 +90,7 @@ impl FailureKind {
             Self::AuthUnavailable => row(SysTemp, (454, "4.7.0"), "the mail server cannot check logins now; try again later", "auth_unavailable", Level::WARN),
             Self::MaildropInUse => row(InUse, (451, "4.3.0"), "the maildrop is open in another session", "maildrop_in_use", Level::INFO),
             Self::LoginTooSoon => row(LoginDelay, (451, "4.7.0"), "too soon after the last login; try again later", "login_too_soon", Level::INFO),
+            Self::TooManyGuesses => row(SysTemp, (454, "4.7.0"), "too many wrong passwords; try again later", "too_many_guesses", Level::INFO),
             Self::UpstreamUnreachable => row(SysTemp, (451, "4.4.1"), "the mail server cannot be reached; try again later", "upstream_unreachable", Level::WARN),
             Self::UpstreamLost => row(SysTemp, (451, "4.4.2"), "the connection to the mail server was lost; try again later", "upstream_lost", Level::WARN),
             Self::UpstreamGarbled => row(SysTemp, (451, "4.3.0"), "the mail server sent something incomprehensible", "upstream_garbled", Level::ERROR),

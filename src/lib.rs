@@ -15,11 +15,11 @@
 //! |---|---|---|
 //! | [`config`] | what the operator decided, validated; only reader of environment and secret files | `maildrop`, `sasl`, `secret`, `tls` |
 //! | [`server`] | accept, permits, implicit TLS, drain | `account`, `failure`, `line_stream`, `metrics`, `proxy_protocol`, `session`, `tls` |
-//! | [`assembly`] | what sessions share, put together from settings | `account`, `config`, `metrics`, `session`, `state`, `tls`, `upstream` |
+//! | [`assembly`] | what sessions share, put together from settings | `account`, `config`, `metrics`, `server`, `session`, `state`, `tls`, `trace`, `upstream` |
 //! | [`reload`] | other settings and certificates in the place of those before | `assembly`, `config`, `failure`, `server`, `session`, `supervisor`, `upstream` |
 //! | [`proxy_protocol`] | what a balancer says first | |
 //! | [`supervisor`] | what systemd hands over and is told | `server` |
-//! | [`session`] | the conversations; where client and upstream meet | `account`, `clock`, `config`, `failure`, `imap`, `line_stream`, `maildrop`, `metrics`, `pop3`, `sasl`, `secret`, `smtp`, `spool`, `state`, `tls`, `upstream` |
+//! | [`session`] | the conversations; where client and upstream meet | `account`, `clock`, `config`, `failure`, `imap`, `line_stream`, `maildrop`, `metrics`, `pop3`, `sasl`, `secret`, `smtp`, `spool`, `state`, `tls`, `trace`, `upstream` |
 //! | [`maildrop`] | the POP3 view of a mailbox; pure | `imap`, `pop3` |
 //! | [`pop3`] | POP3's grammar; pure | `secret` |
 //! | [`imap`] | IMAP's grammar; pure | `secret` |
@@ -33,6 +33,7 @@
 //! | [`spool`] | a message on disk, in a file without a name | |
 //! | [`clock`] | the time of day, for what others read | |
 //! | [`tls`] | set-ups and handshakes | `line_stream` |
+//! | [`trace`] | what one login's sessions say, in a file, without secrets | `config`, `line_stream`, `sasl` |
 //! | [`metrics`] | every metric family | `failure`, `imap`, `pop3`, `smtp` |
 //! | [`admin`] | `/metrics`, `/livez`, `/readyz` | |
 //! | [`demo`] | a sample upstream | `config`, `line_stream`, `sasl`, `secret`, `smtp` |
@@ -77,6 +78,7 @@ pub mod spool;
 pub mod state;
 pub mod supervisor;
 pub mod tls;
+pub mod trace;
 pub mod upstream;
 
 use std::io;

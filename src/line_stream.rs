@@ -4,6 +4,7 @@
 //! in one packet without any code of their own.
 
 use std::io;
+use std::ops::Range;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -30,6 +31,75 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
+/// Hears what goes over a stream, see [`LineStream::tap`].
+pub trait Tap: Send {
+    /// A line was read.
+    fn heard(&mut self, line: &[u8]);
+    /// Octets were read that are no lines.
+    fn heard_octets(&mut self, octets: usize);
+    /// This is sent, not always up to a line end.
+    fn said(&mut self, octets: &[u8]);
+    /// Something secret is sent.
+    fn said_secret(&mut self);
+    /// So many octets of a body are sent.
+    fn said_octets(&mut self, octets: usize);
+}
+
+/// A tap, and what it may not be shown of the output that waits.
+struct Tapped {
+    tap: Box<dyn Tap>,
+    withheld: Vec<(Range<usize>, Withheld)>,
+    /// Where a body begins that has not ended.
+    body_starts: Option<usize>,
+    /// How much of the output has been told.
+    told: usize,
+}
+
+#[derive(Clone, Copy)]
+enum Withheld {
+    Secret,
+    Body,
+}
+
+impl Tapped {
+    fn end_body(&mut self, output_octets: usize) {
+        if let Some(start) = self.body_starts.take() {
+            self.withheld.push((start..output_octets, Withheld::Body));
+        }
+    }
+
+    fn tell(&mut self, output: &[u8]) {
+        let was_in_body = self.body_starts.is_some();
+        self.end_body(output.len());
+        for (range, why) in std::mem::take(&mut self.withheld) {
+            let start = range.start.max(self.told);
+            if start > self.told {
+                self.tap.said(&output[self.told..start]);
+            }
+            match why {
+                Withheld::Secret => self.tap.said_secret(),
+                Withheld::Body if start < range.end => self.tap.said_octets(range.end - start),
+                Withheld::Body => {}
+            }
+            self.told = range.end.max(self.told);
+        }
+        if self.told < output.len() {
+            self.tap.said(&output[self.told..]);
+        }
+        self.told = output.len();
+        self.body_starts = was_in_body.then_some(output.len());
+    }
+
+    /// The output has been sent, or given up.
+    fn begin_anew(&mut self) {
+        self.told = 0;
+        self.withheld.clear();
+        if self.body_starts.is_some() {
+            self.body_starts = Some(0);
+        }
+    }
+}
+
 /// A stream of lines with literals between them.
 pub struct LineStream {
     stream: Box<dyn ByteStream>,
@@ -49,6 +119,7 @@ pub struct LineStream {
     deadline: Option<Instant>,
     octets_read: u64,
     octets_written: u64,
+    tapped: Option<Box<Tapped>>,
 }
 
 /// Why there is no further line.
@@ -90,6 +161,7 @@ impl LineStream {
             deadline: None,
             octets_read: 0,
             octets_written: 0,
+            tapped: None,
         }
     }
 
@@ -110,8 +182,18 @@ impl LineStream {
 
     /// The transport, for an upgrade to TLS. What was buffered is discarded: it came in clear text
     /// (RFC 2595 §2.4, RFC 3207 §6).
-    pub fn into_transport(self) -> Box<dyn ByteStream> {
-        self.stream
+    pub fn into_transport(mut self) -> Box<dyn ByteStream> {
+        std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()))
+    }
+
+    /// Lets somebody hear what is said on both sides; bodies and secrets only as such.
+    pub fn tap(&mut self, tap: Box<dyn Tap>) {
+        self.tapped = Some(Box::new(Tapped {
+            tap,
+            withheld: Vec::new(),
+            body_starts: None,
+            told: 0,
+        }));
     }
 
     /// Octets that came in and have not been handed out.
@@ -150,6 +232,9 @@ impl LineStream {
         let line = &self.input[self.consumed..end];
         self.consumed = end + 1;
         let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if let Some(tapped) = &mut self.tapped {
+            tapped.tap.heard(line);
+        }
         match line.len() > octets_max {
             true => Err(LineError::TooLong),
             false => Ok(line),
@@ -166,6 +251,9 @@ impl LineStream {
         }
         let start = self.consumed;
         self.consumed = self.input.len().min(start.saturating_add(octets_max));
+        if let Some(tapped) = &mut self.tapped {
+            tapped.tap.heard_octets(self.consumed - start);
+        }
         Ok(&self.input[start..self.consumed])
     }
 
@@ -183,6 +271,9 @@ impl LineStream {
     /// So many octets of what was peeked at have been read.
     pub fn consume(&mut self, octets: usize) {
         self.consumed = self.input.len().min(self.consumed + octets);
+        if let Some(tapped) = &mut self.tapped {
+            tapped.tap.heard_octets(octets);
+        }
     }
 
     /// Whether a whole line is here already.
@@ -214,7 +305,7 @@ impl LineStream {
             self.input.drain(..self.consumed);
             self.consumed = 0;
         }
-        self.input.reserve(self.read_octets);
+        self.make_room();
         let now = Instant::now();
         let stalled = now + self.stall_limit;
         let until = self
@@ -238,6 +329,17 @@ impl LineStream {
         }
     }
 
+    /// For the next read. What was in a smaller buffer may have been a password, and is wiped.
+    fn make_room(&mut self) {
+        let wanted = self.input.len() + self.read_octets;
+        if self.input.capacity() < wanted {
+            let mut larger = Vec::with_capacity(wanted.max(2 * self.input.len()));
+            larger.extend_from_slice(&self.input);
+            self.input.zeroize();
+            self.input = larger;
+        }
+    }
+
     /// Gives back the memory of buffers with nothing in them; for a conversation that is about to wait
     /// for long.
     pub fn rest(&mut self) {
@@ -255,12 +357,33 @@ impl LineStream {
 
     /// Where output is appended. It goes out with the next wait for input, or [`Self::flush`].
     pub fn output(&mut self) -> &mut Vec<u8> {
+        if let Some(tapped) = &mut self.tapped {
+            tapped.end_body(self.output.len());
+        }
         &mut self.output
+    }
+
+    /// The same for what is of a message, and only counted by a tap, until [`Self::output`] is called again.
+    pub fn body_output(&mut self) -> &mut Vec<u8> {
+        if let Some(tapped) = &mut self.tapped {
+            tapped.body_starts.get_or_insert(self.output.len());
+        }
+        &mut self.output
+    }
+
+    /// Octets of output that wait.
+    pub fn output_octets(&self) -> usize {
+        self.output.len()
     }
 
     /// Appends output that is wiped as soon as it is sent, wherever it was stored meanwhile.
     pub fn output_secret(&mut self, octets: &[u8]) {
         self.holds_secret = true;
+        let start = self.output().len();
+        if let Some(tapped) = &mut self.tapped {
+            let range = start..start + octets.len();
+            tapped.withheld.push((range, Withheld::Secret));
+        }
         if self.output.capacity() - self.output.len() < octets.len() {
             let mut larger = Vec::with_capacity(2 * (self.output.len() + octets.len()));
             larger.extend_from_slice(&self.output);
@@ -272,8 +395,18 @@ impl LineStream {
 
     /// Forgets output that cannot be sent any more. What was sent of it is not whole.
     pub fn discard_output(&mut self) {
+        self.clear_output();
+    }
+
+    fn clear_output(&mut self) {
+        if std::mem::take(&mut self.holds_secret) {
+            self.output.as_mut_slice().zeroize();
+        }
         self.output.clear();
         self.sent = 0;
+        if let Some(tapped) = &mut self.tapped {
+            tapped.begin_anew();
+        }
     }
 
     /// Makes room: flushes when more than [`OUTPUT_OCTETS_MAX`] octets wait to go out.
@@ -295,6 +428,9 @@ impl LineStream {
         if self.output.is_empty() && !self.unflushed {
             return Ok(());
         }
+        if let Some(tapped) = &mut self.tapped {
+            tapped.tell(&self.output);
+        }
         while self.sent < self.output.len() {
             self.unflushed = true;
             let write = self.stream.write(&self.output[self.sent..]);
@@ -308,11 +444,7 @@ impl LineStream {
                 Ok(Err(error)) => return Err(error.into()),
             }
         }
-        if std::mem::take(&mut self.holds_secret) {
-            self.output.as_mut_slice().zeroize();
-        }
-        self.output.clear();
-        self.sent = 0;
+        self.clear_output();
         self.flush_transport().await
     }
 
@@ -323,6 +455,9 @@ impl LineStream {
     /// As [`Self::flush`].
     pub async fn send(&mut self, octets: &[u8]) -> Result<(), LineError> {
         self.flush().await?;
+        if let Some(tapped) = &mut self.tapped {
+            tapped.tap.said_octets(octets.len());
+        }
         let mut left = octets;
         while !left.is_empty() {
             self.unflushed = true;
@@ -356,6 +491,14 @@ impl LineStream {
         if self.flush().await.is_ok() {
             let _ = timeout(self.stall_limit, self.stream.shutdown()).await;
         }
+    }
+}
+
+/// A password may be in either buffer.
+impl Drop for LineStream {
+    fn drop(&mut self) {
+        self.input.zeroize();
+        self.output.zeroize();
     }
 }
 

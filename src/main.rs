@@ -8,6 +8,7 @@ mod log_writer;
 use std::env;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
+use std::panic;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
 
@@ -40,6 +41,7 @@ mod exit {
 }
 
 fn main() -> ExitCode {
+    panic::set_hook(Box::new(tell_panic));
     let cli = Cli::parse();
     popgate::tls::install_provider();
     match cli.command {
@@ -65,6 +67,19 @@ fn main() -> ExitCode {
         Command::Account(_) => not_yet("account"),
         Command::Connect(_) => not_yet("connect"),
     }
+}
+
+/// Where it was, and why if that is a text of ours. A formatted reason may hold what was being worked on.
+fn tell_panic(panic: &panic::PanicHookInfo<'_>) {
+    let reason = panic.payload().downcast_ref::<&'static str>();
+    let reason = reason.unwrap_or(&"its reason is withheld, since it may hold a secret");
+    let place = panic.location().map(ToString::to_string);
+    let place = place.unwrap_or_default();
+    // Not `eprintln!`, which panics when nobody reads.
+    let _ = writeln!(
+        io::stderr(),
+        "popgate panicked at {place}: {reason}; this is a mistake in popgate, please report it"
+    );
 }
 
 fn serve(log_format: LogFormat, arguments: Serve) -> ExitCode {

@@ -193,6 +193,9 @@ fn accompany(upstream: &Arc<Upstream>, gateway: &Arc<Gateway>, ended: &Cancellat
             hostname,
             ended.clone(),
         ));
+        let (upstream, ended) = (upstream.clone(), ended.clone());
+        let hostname = gateway.submission.settings.hostname.clone();
+        tokio::spawn(async move { upstream.probe(service, &hostname, &ended).await });
     }
     tokio::spawn(upstream.clone().keep_warm(ended.clone()));
 }

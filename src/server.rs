@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use crate::account::{Counts, Permit};
+use crate::account::{Counts, Permit, network};
 use crate::failure::FailureKind;
 use crate::line_stream::{ByteStream, LineStream};
 use crate::metrics::{OpenGuard, Rejection};
@@ -159,8 +159,6 @@ impl Current {
 struct Door {
     current: Arc<Current>,
     draining: CancellationToken,
-    /// What the descriptors are enough for.
-    connections_max: usize,
     connections: Counts<()>,
     per_address: Counts<IpAddr>,
     refusals: Arc<Semaphore>,
@@ -181,7 +179,6 @@ pub async fn run(
     let door = Arc::new(Door {
         current: current.clone(),
         draining: draining.clone(),
-        connections_max: connections_max(current.gateway().limits.connections),
         connections: Counts::default(),
         per_address: Counts::default(),
         refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
@@ -205,7 +202,7 @@ pub async fn run(
 }
 
 /// As many of those that are wanted as there are descriptors for, of which we take all that we may.
-fn connections_max(wanted: usize) -> usize {
+pub fn connections_max(wanted: usize) -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: maximum,
@@ -224,7 +221,7 @@ fn connections_max(wanted: usize) -> usize {
              LimitNOFILE or ulimit -n"
         );
     }
-    max
+    max.min(wanted)
 }
 
 fn sessions_within(descriptors: u64) -> usize {
@@ -321,10 +318,7 @@ impl Arrival {
 
     fn take_place(&mut self) -> Result<(), Rejection> {
         let max = self.gateway.limits.connections;
-        let permit = self
-            .door
-            .connections
-            .take((), max.min(self.door.connections_max));
+        let permit = self.door.connections.take((), max);
         let permit = permit.ok_or(Rejection::Connections)?;
         self.permits.push(Place::Any { _permit: permit });
         self.open = Some(self.gateway.metrics.connection(self.label));
@@ -423,31 +417,9 @@ impl Arrival {
     }
 }
 
-/// Whom a limit per address counts as one: an IPv6 site has a /64 to itself.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_ipv6_site_is_one_client() {
-        for (address, counted_as) in [
-            ("192.0.2.1", "192.0.2.1"),
-            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
-        ] {
-            let [address, counted_as] = [address, counted_as].map(|text| text.parse().expect(text));
-            assert_eq!(network(address), counted_as);
-        }
-    }
 
     #[test]
     fn descriptors_are_left_for_the_rest() {

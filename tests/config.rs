@@ -118,6 +118,7 @@ fn one_upstream_is_enough() {
     assert_eq!(config.smtp.listeners.clear, [], "nobody sends mail");
     assert_eq!(config.limits.message_octets, 150 * 1024 * 1024);
     assert_eq!(config.limits.recipients, 1000);
+    assert_eq!(config.limits.spool_octets, 1 << 30);
 }
 
 #[test]
@@ -185,6 +186,7 @@ fn every_key_means_what_it_says() {
         upstream_connections_per_account = 0x3
         message_octets = "10MiB"
         recipients = 4
+        spool_octets = "2MiB"
         [read_ahead]
         octets = "1MiB"
         [state]
@@ -252,6 +254,7 @@ fn every_key_means_what_it_says() {
     assert_eq!(config.limits.upstream_connections_per_account, 3);
     assert_eq!(config.limits.message_octets, 10 * 1024 * 1024);
     assert_eq!(config.limits.recipients, 4);
+    assert_eq!(config.limits.spool_octets, 2 << 20);
     assert_eq!(config.smtp.listeners.clear.len(), 1);
     assert_eq!(config.smtp.listeners.tls, []);
     assert_eq!(config.smtp.hostname, "relay.example.org");
@@ -292,6 +295,20 @@ fn no_delay_can_be_written() {
         let folder = Folder::new(&format!("{UPSTREAM}[pop3]\nlogin_delay = \"{none}\"\n"));
         let config = folder.load(&[], &Flags::default()).expect(none);
         assert_eq!(config.pop3.logins.delay, Duration::ZERO);
+    }
+}
+
+#[test]
+fn an_upstream_is_probed_each_minute_unless_told_otherwise() {
+    for (line, seconds) in [
+        ("", Some(60)),
+        ("probe_interval = \"5m\"\n", Some(300)),
+        ("probe_interval = \"0s\"\n", None),
+    ] {
+        let folder = Folder::new(&format!("{UPSTREAM}{line}"));
+        let config = folder.load(&[], &Flags::default()).expect("sound");
+        let expected = seconds.map(Duration::from_secs);
+        assert_eq!(config.upstreams[0].probe_interval, expected, "{line}");
     }
 }
 
@@ -355,7 +372,7 @@ upstream = "defualt"
             "popgate.toml:11: [upstream.default] imap: \"imap.example.com\" is not a URL; write \"imaps://imap.example.com\"",
             "popgate.toml:13: [upstream.default.maildrop] sessions: \"share\" is not known; did you mean \"shared\"?",
             "popgate.toml:16: [[route]] upstream: there is no [upstream.defualt]; did you mean \"default\"?",
-            "popgate.toml:17: [bogus]: unknown section; known here: admin, limits, listing_cache, maildrop, pop3, read_ahead, route, security, smtp, state, timeouts, tls, upstream",
+            "popgate.toml:17: [bogus]: unknown section; known here: admin, limits, listing_cache, maildrop, pop3, read_ahead, route, security, smtp, state, timeouts, tls, trace, upstream",
         ],
     );
 }

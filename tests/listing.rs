@@ -2,7 +2,7 @@
 //! while this one logs in.
 //!
 //! A model of a mailbox speaks as much IMAP as opening it takes, with each choice of the extensions that
-//! matter: ESEARCH, CONDSTORE. Random histories change it between sessions, and between the commands of
+//! matter: ESEARCH, CONDSTORE, QRESYNC. Random histories change it between sessions, and between the commands of
 //! a login.
 
 use std::collections::BTreeMap;
@@ -65,6 +65,8 @@ struct Mailbox {
     commands: usize,
     /// What the client has not been told of yet.
     news: String,
+    /// Whether this session says VANISHED instead of EXPUNGE.
+    qresync: bool,
 }
 
 impl Mailbox {
@@ -78,6 +80,7 @@ impl Mailbox {
             pending: None,
             commands: 0,
             news: String::new(),
+            qresync: false,
         }
     }
 
@@ -102,7 +105,10 @@ impl Mailbox {
                 let number = nth(number);
                 if let Some(uid) = self.messages.keys().nth(number).copied() {
                     self.messages.remove(&uid);
-                    let _ = write!(self.news, "* {} EXPUNGE\r\n", number + 1);
+                    let _ = match self.qresync {
+                        true => write!(self.news, "* VANISHED {uid}\r\n"),
+                        false => write!(self.news, "* {} EXPUNGE\r\n", number + 1),
+                    };
                 }
             }
             Event::Delete(number) => {
@@ -138,7 +144,11 @@ impl Mailbox {
         let (tag, command) = line.split_once(' ').expect("a tag");
         let mut answer = String::new();
         if command.starts_with("LOGIN") || command.starts_with("AUTHENTICATE") {
+            self.qresync = false;
             return format!("{tag} OK [CAPABILITY {}] welcome\r\n", self.capabilities);
+        } else if command == "ENABLE QRESYNC" {
+            self.qresync = true;
+            return format!("* ENABLED QRESYNC\r\n{tag} OK enabled\r\n");
         } else if command.starts_with("SELECT") {
             self.news.clear();
             self.select(command.ends_with("(CONDSTORE)"), &mut answer);
@@ -173,12 +183,17 @@ impl Mailbox {
         }
     }
 
-    /// `first:last (items) [(CHANGEDSINCE n)]`
+    /// `first:last (items) [(CHANGEDSINCE n [VANISHED])]`
     fn fetch(&self, arguments: &str, answer: &mut String) {
         let (set, items) = arguments.split_once(' ').expect("items");
-        let since = items
-            .split_once("(CHANGEDSINCE ")
-            .map(|(_, since)| since.trim_end_matches(')').parse().expect("a number"));
+        let since = items.split_once("(CHANGEDSINCE ").map(|(_, since)| {
+            let since = since.trim_end_matches(')');
+            if let Some(since) = since.strip_suffix(" VANISHED") {
+                self.vanished(set, answer);
+                return since.parse().expect("a number");
+            }
+            since.parse().expect("a number")
+        });
         for (number, (uid, message)) in (1..).zip(&self.messages) {
             if self.is_in(set, *uid) && since.is_none_or(|since: u64| message.mod_seq > since) {
                 let Message { octets, .. } = message;
@@ -192,6 +207,18 @@ impl Mailbox {
                     "* {number} FETCH (UID {uid} RFC822.SIZE {octets} FLAGS ({flags}))\r\n"
                 );
             }
+        }
+    }
+
+    /// It does not remember who left when, so that it names all that is not there (RFC 7162 §3.2.5.1).
+    fn vanished(&self, set: &str, answer: &mut String) {
+        assert!(self.qresync, "VANISHED without ENABLE");
+        let vanished: Vec<String> = (1..self.uid_next)
+            .filter(|uid| self.is_in(set, *uid) && !self.messages.contains_key(uid))
+            .map(|uid| uid.to_string())
+            .collect();
+        if !vanished.is_empty() {
+            let _ = write!(answer, "* VANISHED (EARLIER) {}\r\n", vanished.join(","));
         }
     }
 
@@ -394,6 +421,7 @@ proptest! {
             "IMAP4rev1 UIDPLUS ESEARCH",
             "IMAP4rev1 UIDPLUS CONDSTORE",
             "IMAP4rev1 UIDPLUS CONDSTORE ESEARCH SASL-IR AUTH=PLAIN",
+            "IMAP4rev1 UIDPLUS CONDSTORE QRESYNC ENABLE ESEARCH",
         ] {
             runtime.block_on(check(capabilities, &steps));
         }

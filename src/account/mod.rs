@@ -1,11 +1,14 @@
-//! Who may log in: which upstream a login belongs to, how many sessions it may have and how often, and
-//! who has a maildrop to itself.
+//! Who may log in: which upstream a login belongs to, how many sessions it may have and how often, who
+//! has a maildrop to itself, and what guessing passwords costs.
 
+mod guesses;
 mod login_delay;
 mod login_name;
+mod network;
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +18,10 @@ use crate::config;
 use crate::failure::{Failure, FailureKind};
 use crate::sasl::Credential;
 use crate::upstream::Upstream;
+pub use guesses::Attempt;
+use guesses::Guesses;
 use login_delay::LoginDelay;
+pub use network::network;
 
 /// A mailbox as the memory of popgate knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -37,6 +43,7 @@ pub struct Accounts {
     upstreams: HashMap<Arc<str>, Arc<Upstream>>,
     login_delimiters: Vec<u8>,
     login_delay: Arc<LoginDelay>,
+    guesses: Arc<Guesses>,
     connections_per_account: usize,
     connections: Counts<AccountKey>,
     exclusive: Counts<MailboxKey>,
@@ -56,6 +63,7 @@ impl Accounts {
             upstreams: upstreams.into_iter().map(by_name).collect(),
             login_delimiters: logins.delimiters,
             login_delay: Arc::new(LoginDelay::new(logins.delay)),
+            guesses: Arc::new(Guesses::new()),
             connections_per_account,
             connections: Counts::default(),
             exclusive: Counts::default(),
@@ -71,6 +79,7 @@ impl Accounts {
         };
         Self {
             login_delay,
+            guesses: before.guesses.clone(),
             connections: before.connections.clone(),
             exclusive: before.exclusive.clone(),
             ..self
@@ -110,16 +119,30 @@ impl Accounts {
         self.login_delay.duration()
     }
 
-    /// Leave to ask the upstream whether this credential is right.
+    /// Whether this credential may open a maildrop again already.
     ///
     /// # Errors
     /// `LoginTooSoon` when it was accepted less than the delay ago.
-    pub fn attempt(&self, upstream: &Upstream, credential: &Credential) -> Result<(), Failure> {
+    pub fn check_delay(&self, upstream: &Upstream, credential: &Credential) -> Result<(), Failure> {
         let account = account_key(upstream, credential.mailbox_owner());
         match self.login_delay.is_too_soon(&account, credential) {
             true => Err(FailureKind::LoginTooSoon.because("pop3.login_delay has not passed")),
             false => Ok(()),
         }
+    }
+
+    /// Leave to ask the upstream once whether this credential is right, for a client at this address.
+    ///
+    /// # Errors
+    /// `AuthRejected` when the upstream has just refused it, `TooManyGuesses` when too many were wrong.
+    pub async fn attempt(
+        &self,
+        upstream: &Upstream,
+        credential: &Credential,
+        address: IpAddr,
+    ) -> Result<Attempt<'_>, Failure> {
+        let account = account_key(upstream, credential.mailbox_owner());
+        self.guesses.attempt(&account, credential, address).await
     }
 
     /// A session of this credential has begun.

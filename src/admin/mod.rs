@@ -4,6 +4,8 @@
 //! is a limit to the connections, beyond which the oldest makes room, and one to the time between two
 //! answers on each.
 
+mod open_metrics;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -15,7 +17,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::Listener;
@@ -75,8 +77,19 @@ pub async fn serve(
     }
 }
 
-async fn metrics(State(admin): State<Admin>) -> Response {
-    match TextEncoder::new().encode_to_string(&admin.registry.gather()) {
+/// In the text format, or as OpenMetrics for those who ask for it.
+async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
+    let families = admin.registry.gather();
+    let accept = headers.get(header::ACCEPT);
+    if accept
+        .and_then(|accept| accept.to_str().ok())
+        .is_some_and(open_metrics::is_preferred)
+    {
+        let format = open_metrics::OPEN_METRICS_FORMAT;
+        let text = open_metrics::encode(&families);
+        return ([(header::CONTENT_TYPE, format)], text).into_response();
+    }
+    match TextEncoder::new().encode_to_string(&families) {
         Ok(text) => ([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
         Err(error) => {
             error!(%error, "metrics cannot be written");

@@ -15,8 +15,8 @@ use super::section::Section;
 use super::setting::Setting;
 use super::{
     CleartextLogin, Config, Endpoint, EndpointSecurity, LISTING_CACHE_OCTETS, Limits, Listeners,
-    Logins, MaildropSettings, Pop3, READ_AHEAD_OCTETS, Routes, SenderPolicy, Service, Timeouts,
-    Upstream, WARM_CONNECTIONS, endpoint, loopback, submission,
+    Logins, MaildropSettings, PROBE_INTERVAL, Pop3, READ_AHEAD_OCTETS, Routes, SenderPolicy,
+    Service, Timeouts, TraceSettings, Upstream, WARM_CONNECTIONS, endpoint, loopback, submission,
 };
 use crate::maildrop::DeletePolicy;
 use crate::tls::{CertificateFiles, check_pair, private_key, read_certificates};
@@ -69,6 +69,7 @@ fn config(mut root: Section<'_>) -> Config {
     let read_ahead_octets = octets(root.section("read_ahead"), READ_AHEAD_OCTETS);
     let listing_cache_octets = octets(root.section("listing_cache"), LISTING_CACHE_OCTETS);
     state(root.section("state"));
+    let trace = root.section("trace").and_then(trace);
     let maildrop = maildrop(root.section("maildrop"), &MaildropSettings::default());
     let mut smtp = root.section("smtp");
     let outer = Outer {
@@ -92,6 +93,7 @@ fn config(mut root: Section<'_>) -> Config {
         listing_cache_octets,
         upstreams,
         routes,
+        trace,
     }
 }
 
@@ -236,6 +238,29 @@ fn admin(section: Option<Section<'_>>) -> Option<SocketAddr> {
     listen.unwrap_or(default)
 }
 
+/// Octets of the file, unless another limit is set.
+const TRACE_OCTETS_MAX: u64 = 1024 * 1024;
+
+fn trace(mut section: Section<'_>) -> Option<TraceSettings> {
+    let login = section.take("login", |setting| Ok(setting.text()?.to_owned()));
+    let file = section.take("file", Setting::path);
+    let octets_max = section.take("octets", Setting::octets);
+    for (key, is_missing) in [
+        ("login", !section.has("login")),
+        ("file", !section.has("file")),
+    ] {
+        if is_missing {
+            section.problem(key, "is missing; a trace has a login and a file");
+        }
+    }
+    section.finish();
+    Some(TraceSettings {
+        login: login?,
+        file: file?,
+        octets_max: octets_max.unwrap_or(TRACE_OCTETS_MAX),
+    })
+}
+
 /// `cleartext_login` and `proxy_protocol_from`
 fn security(section: Option<Section<'_>>) -> (CleartextLogin, Vec<IpNet>) {
     let Some(mut section) = section else {
@@ -301,6 +326,8 @@ fn limits(section: Option<Section<'_>>) -> Limits {
         ),
         message_octets: message_octets.unwrap_or(defaults.message_octets),
         recipients: count("recipients", defaults.recipients),
+        spool_octets: (section.take("spool_octets", Setting::octets))
+            .unwrap_or(defaults.spool_octets),
     };
     section.finish();
     limits
@@ -417,6 +444,7 @@ fn upstream(name: &str, mut section: Section<'_>, outer: &Outer) -> Option<Upstr
         quirks.one_command_at_a_time = !pipelining;
     }
     let warm_connections = section.take("warm_connections", Setting::warm_connections);
+    let probe_interval = section.take("probe_interval", Setting::duration_or_none);
     let maildrop = maildrop(section.section("maildrop"), &outer.maildrop);
     section.finish();
     Some(Upstream {
@@ -429,6 +457,8 @@ fn upstream(name: &str, mut section: Section<'_>, outer: &Outer) -> Option<Upstr
         warm_connections: warm_connections
             .or_else(|| provider.map(Provider::warm_connections))
             .unwrap_or(WARM_CONNECTIONS),
+        probe_interval: Some(probe_interval.unwrap_or(PROBE_INTERVAL))
+            .filter(|interval| !interval.is_zero()),
         maildrop,
     })
 }

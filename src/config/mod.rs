@@ -62,6 +62,8 @@ pub struct Config {
     pub upstreams: Vec<Arc<Upstream>>,
     /// Which login goes to which upstream.
     pub routes: Routes,
+    /// One login whose sessions are written down.
+    pub trace: Option<TraceSettings>,
 }
 
 impl Config {
@@ -87,6 +89,7 @@ impl Config {
             listing_cache_octets: LISTING_CACHE_OCTETS,
             upstreams: vec![Arc::clone(&upstream)],
             routes: Routes::to(upstream),
+            trace: None,
         }
     }
 }
@@ -97,6 +100,9 @@ const READ_AHEAD_OCTETS: u64 = 4 * 1024 * 1024;
 
 /// Enough for logins that come one after the other.
 const WARM_CONNECTIONS: usize = 2;
+
+/// Half of what it takes an alert to be of use; a connection a minute is nothing to any provider.
+const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Some 150 mailboxes of 100,000 messages, or 150,000 of ten.
 const LISTING_CACHE_OCTETS: u64 = 64 * 1024 * 1024;
@@ -148,6 +154,17 @@ pub enum ClientWorkaround {
     /// A login or password that is not UTF-8 is read as Latin-1: clients of other times have no UTF-8.
     #[serde(rename = "latin1-logins")]
     Latin1Logins,
+}
+
+/// `[trace]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceSettings {
+    /// Whose sessions, without regard to case.
+    pub login: String,
+    /// Where they are written; appended to what is there.
+    pub file: PathBuf,
+    /// How large the file may become.
+    pub octets_max: u64,
 }
 
 /// Who may log in without TLS.
@@ -206,6 +223,8 @@ pub struct Limits {
     pub message_octets: u64,
     /// Of a message that is sent.
     pub recipients: usize,
+    /// Octets that sent messages may take on the disk while they wait for their copies; 0 for no copies.
+    pub spool_octets: u64,
 }
 
 impl Default for Limits {
@@ -216,6 +235,7 @@ impl Default for Limits {
             upstream_connections_per_account: 10,
             message_octets: 150 * 1024 * 1024,
             recipients: 1000,
+            spool_octets: 1024 * 1024 * 1024,
         }
     }
 }
@@ -237,6 +257,9 @@ pub struct Upstream {
     pub quirks: Quirks,
     /// Connections that wait for the next login.
     pub warm_connections: usize,
+    /// After so long without a connection to a service of it, one is opened to see whether it greets;
+    /// `None` for never.
+    pub probe_interval: Option<Duration>,
     /// How its mailboxes look to POP3.
     pub maildrop: MaildropSettings,
 }
@@ -252,6 +275,7 @@ impl Upstream {
             ca_file: None,
             quirks: Quirks::default(),
             warm_connections: WARM_CONNECTIONS,
+            probe_interval: Some(PROBE_INTERVAL),
             maildrop: MaildropSettings::default(),
         }
     }

@@ -56,6 +56,8 @@ pub enum Capability {
     ExtendedSearch,
     /// RFC 7162
     CondStore,
+    /// RFC 7162 §3.2
+    QResync,
     /// AUTH=PLAIN
     AuthPlain,
     /// AUTH=LOGIN
@@ -88,6 +90,7 @@ const CAPABILITY_NAMES: &[(&str, Capability)] = &[
     ("X-GM-EXT-1", Capability::GmailExtensions),
     ("ESEARCH", Capability::ExtendedSearch),
     ("CONDSTORE", Capability::CondStore),
+    ("QRESYNC", Capability::QResync),
     ("AUTH=PLAIN", Capability::AuthPlain),
     ("AUTH=LOGIN", Capability::AuthLogin),
     ("AUTH=XOAUTH2", Capability::AuthXoauth2),

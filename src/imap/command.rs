@@ -165,6 +165,8 @@ pub struct ListingRange {
     pub last: Option<Uid>,
     /// Of those that came or changed since (RFC 7162); of all, if `None`.
     pub changed_since: Option<ModSeq>,
+    /// Whether the upstream is to name those that have left since, too; where QRESYNC was enabled.
+    pub vanished: bool,
 }
 
 impl ListingRange {
@@ -173,6 +175,7 @@ impl ListingRange {
         first: Uid::FIRST,
         last: None,
         changed_since: None,
+        vanished: false,
     };
 }
 
@@ -298,6 +301,11 @@ impl Command {
         Writer::new(CommandName::Enable, "ENABLE UTF8=ACCEPT").end()
     }
 
+    /// `ENABLE QRESYNC` (RFC 7162 §3.2.3); only before a mailbox is selected.
+    pub fn enable_qresync() -> Self {
+        Writer::new(CommandName::Enable, "ENABLE QRESYNC").end()
+    }
+
     /// `NAMESPACE` (RFC 2342)
     pub fn namespace() -> Self {
         Writer::new(CommandName::Namespace, "NAMESPACE").end()
@@ -330,7 +338,7 @@ impl Command {
         writer.end()
     }
 
-    /// `UID FETCH first:last (UID RFC822.SIZE FLAGS …) [(CHANGEDSINCE …)]`
+    /// `UID FETCH first:last (UID RFC822.SIZE FLAGS …) [(CHANGEDSINCE … [VANISHED])]`
     pub fn fetch_listing(range: ListingRange, identity: ListingIdentity) -> Self {
         let items = match identity {
             ListingIdentity::Uid => "UID RFC822.SIZE FLAGS",
@@ -341,12 +349,14 @@ impl Command {
             first,
             last,
             changed_since,
+            vanished,
         } = range;
         let last = last.map_or("*".to_owned(), |last| last.to_string());
         let mut writer = Writer::new(CommandName::FetchListing, "UID FETCH ");
         writer.text(&format!("{first}:{last} ({items})"));
         if let Some(mod_seq) = changed_since {
-            writer.text(&format!(" (CHANGEDSINCE {mod_seq})"));
+            let vanished = if vanished { " VANISHED" } else { "" };
+            writer.text(&format!(" (CHANGEDSINCE {mod_seq}{vanished})"));
         }
         writer.end()
     }

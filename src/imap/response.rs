@@ -139,6 +139,13 @@ pub enum Untagged {
     Fetch(Fetch),
     /// `SEARCH …`, or the ALL of an ESEARCH (RFC 4731).
     Search(UidSet),
+    /// `VANISHED …` (RFC 7162 §3.2.10), where QRESYNC was enabled.
+    Vanished {
+        /// These left before, and EXISTS does not count them any more.
+        earlier: bool,
+        /// Who is not there; maybe never was.
+        uids: UidSet,
+    },
     /// `LIST …` or `XLIST …`
     List(Listed),
     /// The prefix of the first personal namespace (RFC 2342), as on the wire.
@@ -179,8 +186,8 @@ impl Response {
     /// Understands one logical line, without its line end, literals spliced in.
     ///
     /// # Errors
-    /// When it is no response at all, or a FETCH or SEARCH that cannot be read: to skip one of those
-    /// could hide a message.
+    /// When it is no response at all, or a FETCH, SEARCH or VANISHED that cannot be read: to skip one
+    /// of those could hide a message, or show one that is gone.
     pub fn parse(line: &[u8]) -> Result<Self, Garbled> {
         if let Some(text) = line.strip_prefix(b"+") {
             let text = text.strip_prefix(b" ").unwrap_or(text);
@@ -239,6 +246,7 @@ fn untagged(data: &[u8]) -> Result<Untagged, Garbled> {
         b"FLAGS" => known(preceded(blanks, flags).parse(rest)),
         b"SEARCH" => search(rest)?,
         b"ESEARCH" => extended_search(rest)?,
+        b"VANISHED" => vanished(rest)?,
         _ => Untagged::Other,
     })
 }
@@ -415,6 +423,17 @@ fn extended_search(input: &[u8]) -> Result<Untagged, Garbled> {
     match (correlator, uid_word, pairs, stray_blanks).parse(input) {
         Ok((b"", (_, _, all, ()))) => Ok(Untagged::Search(all)),
         _ => Err(Garbled("an ESEARCH response that cannot be read")),
+    }
+}
+
+/// `"VANISHED" SP ["(EARLIER)" SP] known-uids`
+fn vanished(input: &[u8]) -> Result<Untagged, Garbled> {
+    let earlier = map(opt((blanks, word("(EARLIER)"))), |earlier| {
+        earlier.is_some()
+    });
+    match (earlier, blanks, uid_set, stray_blanks).parse(input) {
+        Ok((b"", (earlier, (), uids, ()))) => Ok(Untagged::Vanished { earlier, uids }),
+        _ => Err(Garbled("a VANISHED response that cannot be read")),
     }
 }
 
@@ -629,11 +648,36 @@ mod tests {
     }
 
     #[test]
+    fn who_vanished() {
+        for (line, earlier, spelt) in [
+            ("* VANISHED (EARLIER) 1:5,7", true, "1:5,7"),
+            ("* vanished  405 ", false, "405"),
+        ] {
+            match untagged_of(line) {
+                Untagged::Vanished {
+                    earlier: said,
+                    uids,
+                } => {
+                    assert_eq!((said, uids.to_string()), (earlier, spelt.to_owned()));
+                }
+                other => panic!("{line}: {other:?}"),
+            }
+        }
+        for line in [
+            "* VANISHED",
+            "* VANISHED (EARLIER)",
+            "* VANISHED 0",
+            "* VANISHED 1:*",
+        ] {
+            assert!(Response::parse(line.as_bytes()).is_err(), "{line}");
+        }
+    }
+
+    #[test]
     fn what_we_do_not_know_is_skipped() {
         for line in [
             "* 3 RECENT",
             "* STATUS INBOX (MESSAGES 2 MAILBOXID (F1))",
-            "* VANISHED (EARLIER) 1:5",
             "* ID (\"name\" \"x\")",
             "* X-SURPRISE \u{1}\u{fc}",
             "* LIST nonsense",

@@ -80,6 +80,11 @@ impl Listing {
         (!name.is_empty()).then_some(name)
     }
 
+    /// How many runs of UIDs without a gap there are.
+    pub fn runs(&self) -> usize {
+        self.runs.len()
+    }
+
     /// The highest UID.
     pub fn last(&self) -> Option<Uid> {
         Some(self.message(self.len().checked_sub(1)?)?.0)
@@ -234,6 +239,14 @@ impl ListingBuilder {
         let is_gone = |uid: Uid| (first..=last).contains(&uid) && !present.contains(uid);
         if self.listing.uids().any(is_gone) {
             self.listing = Arc::new(self.listing.without(is_gone));
+        }
+    }
+
+    /// Leaves out what has vanished.
+    pub fn remove(&mut self, vanished: &UidSet) {
+        self.merge_late();
+        if self.listing.uids().any(|uid| vanished.contains(uid)) {
+            self.listing = Arc::new(self.listing.without(|uid| vanished.contains(uid)));
         }
     }
 

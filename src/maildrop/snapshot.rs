@@ -9,12 +9,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Listing, Octets};
+use crate::imap::capability::{Capabilities, Capability};
 use crate::imap::command::{ListingIdentity, ListingRange};
 use crate::imap::ids::{ModSeq, Uid, UidSet, UidValidity};
 
 /// Octets of the UIDs that one answer to a SEARCH may spell, so that it fits into one line of those
 /// that we accept, whichever messages it names.
 const ANSWER_OCTETS_MAX: usize = 60_000;
+
+/// Runs of UIDs up to which the upstream is asked who has vanished: one that does not remember names all
+/// that is not there, in one line.
+const RUNS_MAX: usize = 1000;
 
 /// What a mailbox held.
 #[derive(Debug, Clone)]
@@ -47,6 +52,17 @@ pub struct Now {
     pub mod_seq: Option<ModSeq>,
     /// Whether the keyword of `keep` is among FLAGS.
     pub may_hide: bool,
+}
+
+/// How an upstream tells what is different from an earlier snapshot (RFC 7162).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Differences {
+    /// Not at all.
+    Untold,
+    /// CONDSTORE: who came, and whose flags changed.
+    Changed,
+    /// QRESYNC: who has left, too.
+    ChangedAndVanished,
 }
 
 /// Something to be asked of the upstream.
@@ -102,14 +118,28 @@ impl Snapshot {
         self.listing.memory() + self.concealed.memory()
     }
 
-    /// All that may have to be asked, whatever SELECT will say; `has_mod_seqs` where the upstream can
-    /// tell what changed since.
-    pub fn questions(&self, has_mod_seqs: bool) -> Vec<Question> {
+    /// How an upstream with these capabilities can tell what is different now.
+    pub fn differences(&self, capabilities: Capabilities) -> Differences {
+        let has = |capability| self.mod_seq.is_some() && capabilities.has(capability);
+        if has(Capability::QResync) && self.listing.runs() <= RUNS_MAX {
+            Differences::ChangedAndVanished
+        } else if has(Capability::CondStore) {
+            Differences::Changed
+        } else {
+            Differences::Untold
+        }
+    }
+
+    /// All that may have to be asked, whatever SELECT will say.
+    pub fn questions(&self, differences: Differences) -> Vec<Question> {
         match self.mod_seq {
-            Some(mod_seq) if has_mod_seqs => vec![Question::List(ListingRange {
-                changed_since: Some(mod_seq),
-                ..ListingRange::ALL
-            })],
+            Some(mod_seq) if differences != Differences::Untold => {
+                vec![Question::List(ListingRange {
+                    changed_since: Some(mod_seq),
+                    vanished: differences == Differences::ChangedAndVanished,
+                    ..ListingRange::ALL
+                })]
+            }
             _ => {
                 let concealed = match self.may_hide || !self.concealed.is_empty() {
                     true => Question::DeletedOrHidden,
@@ -123,10 +153,10 @@ impl Snapshot {
     }
 
     /// Those of them that are still open after SELECT.
-    pub fn open_questions(&mut self, now: Now, has_mod_seqs: bool) -> Vec<Question> {
+    pub fn open_questions(&mut self, now: Now, differences: Differences) -> Vec<Question> {
         self.may_hide |= now.may_hide;
         let nothing_came = self.uid_next.is_some() && self.uid_next == now.uid_next;
-        let nothing_changed = has_mod_seqs && self.mod_seq.is_some() && self.mod_seq == now.mod_seq;
+        let nothing_changed = differences != Differences::Untold && self.mod_seq == now.mod_seq;
         let all_are_there = self.listing.len() == now.exists as usize;
         let is_open = |question: &Question| match question {
             Question::List(range) if range.changed_since.is_some() => {
@@ -139,7 +169,7 @@ impl Snapshot {
             // What `1:*` means in an empty mailbox is up to the server.
             0 => Vec::new(),
             _ => self
-                .questions(has_mod_seqs)
+                .questions(differences)
                 .into_iter()
                 .filter(is_open)
                 .collect(),

@@ -14,8 +14,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
+use tracing::{Span, debug_span};
 
-use crate::account::Accounts;
+use crate::account::{Accounts, Attempt};
 use crate::config::{CleartextLogin, ClientWorkaround, Limits, Timeouts};
 use crate::failure::{Failure, FailureKind};
 use crate::imap::capability::{Capabilities, Capability};
@@ -24,6 +25,8 @@ use crate::metrics::Metrics;
 use crate::sasl::Credential;
 use crate::state::{Listings, Memory};
 use crate::tls::{self, Certificates, TlsAcceptor};
+use crate::trace::{SessionTrace, Trace};
+use crate::upstream::Upstream;
 
 /// What all sessions share; nobody writes to it but through its parts.
 pub struct Gateway {
@@ -53,6 +56,8 @@ pub struct Gateway {
     pub client_workarounds: Vec<ClientWorkaround>,
     /// What those share that send mail.
     pub submission: submission::Service,
+    /// For one login whose sessions are written down.
+    pub trace: Option<Arc<Trace>>,
     /// No new logins any more.
     pub draining: CancellationToken,
     /// No transaction any more either.
@@ -106,6 +111,21 @@ impl Gateway {
         readable.with_at_sign(|login| self.accounts.delimiter(login))
     }
 
+    /// Leave to ask the upstream once whether this credential is right.
+    async fn attempt(
+        &self,
+        upstream: &Upstream,
+        credential: &Credential,
+        address: IpAddr,
+    ) -> Result<Attempt<'_>, Failure> {
+        let attempt = self.accounts.attempt(upstream, credential, address).await;
+        if let Err(failure) = &attempt {
+            let name = &upstream.settings().name;
+            self.metrics.auth_withheld(name, failure.kind);
+        }
+        attempt
+    }
+
     /// Whether this client may send a password now.
     fn permits_login(&self, client: &Client) -> bool {
         client.secure
@@ -133,6 +153,12 @@ pub struct Client {
 }
 
 impl Client {
+    /// What is logged within it, by whatever part, names the session. There is none at INFO, where each line
+    /// of a session says so by itself.
+    fn span(&self, session: SessionId) -> Span {
+        debug_span!("session", id = %session, listener = self.listener)
+    }
+
     /// The server's half of STLS or STARTTLS, after the client was told to begin. What it sent before is
     /// discarded, whatever it was (RFC 2595 §4, RFC 3207 §4.2).
     ///
@@ -142,6 +168,7 @@ impl Client {
         &mut self,
         acceptor: &TlsAcceptor,
         timeouts: &Timeouts,
+        trace: Option<&SessionTrace>,
     ) -> Result<(), SessionEnd> {
         self.lines.flush().await?;
         let clear = std::mem::replace(&mut self.lines, LineStream::closed());
@@ -149,6 +176,9 @@ impl Client {
             .await
             .map_err(|error| SessionEnd::TlsFailed(error.to_string()))?;
         self.lines = LineStream::new(secured, timeouts.login);
+        if let Some(trace) = trace {
+            self.lines.tap(trace.client_leg());
+        }
         self.secure = true;
         Ok(())
     }
@@ -191,6 +221,8 @@ pub enum SessionEnd {
     LoginTimeout,
     /// Too many commands that were none.
     TooManyMistakes,
+    /// Too many senders and recipients that were refused.
+    TooManyRefusals,
     /// The client speaks HTTP.
     ForeignProtocol,
     /// Too many logins that were refused.
@@ -211,7 +243,7 @@ pub enum SessionEnd {
 
 impl SessionEnd {
     /// All labels of [`SessionEnd::label`], and `quit`.
-    pub const LABELS: [&'static str; 15] = [
+    pub const LABELS: [&'static str; 16] = [
         "quit",
         "client_closed",
         "client_idle",
@@ -219,6 +251,7 @@ impl SessionEnd {
         "line_too_long",
         "login_timeout",
         "too_many_mistakes",
+        "too_many_refusals",
         "foreign_protocol",
         "too_many_logins",
         "message_endless",
@@ -238,6 +271,7 @@ impl SessionEnd {
             Self::LineTooLong => "line_too_long",
             Self::LoginTimeout => "login_timeout",
             Self::TooManyMistakes => "too_many_mistakes",
+            Self::TooManyRefusals => "too_many_refusals",
             Self::ForeignProtocol => "foreign_protocol",
             Self::TooManyLogins => "too_many_logins",
             Self::MessageEndless => "message_endless",

@@ -68,9 +68,25 @@ impl Parameter {
         &self.keyword
     }
 
+    /// Whether it can be said without SMTPUTF8 (RFC 6531 §3.3).
+    pub fn is_ascii(&self) -> bool {
+        self.value().is_none_or(<[u8]>::is_ascii)
+    }
+
     /// Behind the `=`.
     pub fn value(&self) -> Option<&[u8]> {
         self.value.as_deref()
+    }
+
+    /// The same of a message that has become longer by so many octets, if it is about its size.
+    #[must_use]
+    pub fn of_longer_message(mut self, octets: u64) -> Self {
+        if self.keyword == "SIZE"
+            && let Some(size) = self.value().and_then(decimal)
+        {
+            self.value = Some(size.saturating_add(octets).to_string().into_bytes());
+        }
+        self
     }
 
     /// As it was typed, the keyword in upper case.
@@ -89,13 +105,24 @@ impl Parameters {
         self.0.iter()
     }
 
+    /// The same of a message that has become longer by so many octets.
+    #[must_use]
+    pub fn of_longer_message(self, octets: u64) -> Self {
+        let parameters = self.0.into_iter();
+        Self(
+            parameters
+                .map(|parameter| parameter.of_longer_message(octets))
+                .collect(),
+        )
+    }
+
     /// The one with this keyword.
     pub fn find(&self, keyword: &str) -> Option<&Parameter> {
         self.iter().find(|parameter| parameter.keyword == keyword)
     }
 }
 
-/// What a parameter of MAIL needs of an upstream.
+/// What a parameter needs of an upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
     /// Its keyword belongs to this extension.
@@ -106,29 +133,123 @@ pub enum Need {
     NotForUpstreams,
 }
 
-/// What a parameter of MAIL needs; `None` where nobody offers it.
-pub fn need_of_mail(parameter: &Parameter) -> Option<Need> {
+/// What is wrong with a parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ParameterMistake {
+    /// Nobody offers it here.
+    Unknown,
+    /// Its value is none that its extension knows.
+    Value,
+}
+
+/// What a parameter of MAIL needs.
+///
+/// # Errors
+/// When it is none, or its value is not of the form that its extension gives it.
+pub fn need_of_mail(parameter: &Parameter) -> Result<Need, ParameterMistake> {
     let value = parameter.value();
-    Some(match (parameter.keyword(), value) {
-        ("SIZE", Some(octets)) if decimal(octets).is_some() => Need::Extension(Extension::Size),
-        ("BODY", Some(body)) if body.eq_ignore_ascii_case(b"7BIT") => Need::Nothing,
-        ("BODY", Some(body)) if body.eq_ignore_ascii_case(b"8BITMIME") => {
-            Need::Extension(Extension::EightBitMime)
-        }
-        ("SMTPUTF8", None) => Need::Extension(Extension::SmtpUtf8),
-        ("RET" | "ENVID", Some(_)) => Need::Extension(Extension::Dsn),
-        ("REQUIRETLS", None) => Need::Extension(Extension::RequireTls),
-        ("AUTH", Some(_)) => Need::NotForUpstreams,
-        _ => return None,
+    let (is_sound, need) = match parameter.keyword() {
+        "SIZE" => (
+            value.and_then(decimal).is_some(),
+            Need::Extension(Extension::Size),
+        ),
+        "BODY" => match value {
+            Some(body) if body.eq_ignore_ascii_case(b"7BIT") => (true, Need::Nothing),
+            Some(body) if body.eq_ignore_ascii_case(b"8BITMIME") => {
+                (true, Need::Extension(Extension::EightBitMime))
+            }
+            Some(_) => return Err(ParameterMistake::Unknown),
+            None => (false, Need::Nothing),
+        },
+        "SMTPUTF8" => (value.is_none(), Need::Extension(Extension::SmtpUtf8)),
+        "RET" => (
+            value.is_some_and(|value| is_one_of(value, &["FULL", "HDRS"])),
+            Need::Extension(Extension::Dsn),
+        ),
+        "ENVID" => (
+            value.is_some_and(is_envelope_id),
+            Need::Extension(Extension::Dsn),
+        ),
+        "REQUIRETLS" => (value.is_none(), Need::Extension(Extension::RequireTls)),
+        "AUTH" => (value.is_some(), Need::NotForUpstreams),
+        _ => return Err(ParameterMistake::Unknown),
+    };
+    match is_sound {
+        true => Ok(need),
+        false => Err(ParameterMistake::Value),
+    }
+}
+
+/// What a parameter of RCPT needs.
+///
+/// # Errors
+/// As [`need_of_mail`].
+pub fn need_of_rcpt(parameter: &Parameter) -> Result<Need, ParameterMistake> {
+    let is_sound: fn(&[u8]) -> bool = match parameter.keyword() {
+        "NOTIFY" => is_notify,
+        "ORCPT" => is_original_recipient,
+        _ => return Err(ParameterMistake::Unknown),
+    };
+    match parameter.value().is_some_and(is_sound) {
+        true => Ok(Need::Extension(Extension::Dsn)),
+        false => Err(ParameterMistake::Value),
+    }
+}
+
+/// Octets of an envelope identifier (RFC 3461 §4.4).
+const ENVELOPE_ID_OCTETS_MAX: usize = 100;
+
+/// Octets of an original recipient (RFC 3461 §4.2).
+const ORIGINAL_RECIPIENT_OCTETS_MAX: usize = 500;
+
+/// `xtext`, of the printable ASCII that it must stand for (RFC 3461 §4.4).
+fn is_envelope_id(value: &[u8]) -> bool {
+    value.len() <= ENVELOPE_ID_OCTETS_MAX && is_xtext(value)
+}
+
+/// `notify-esmtp-value = "NEVER" / 1#notify-list-element` (RFC 3461 §4.1)
+fn is_notify(value: &[u8]) -> bool {
+    value.eq_ignore_ascii_case(b"NEVER")
+        || value
+            .split(|octet| *octet == b',')
+            .all(|element| is_one_of(element, &["SUCCESS", "FAILURE", "DELAY"]))
+}
+
+/// `original-recipient-address = addr-type ";" xtext` (RFC 3461 §4.2); in the place of `xtext`, addresses
+/// of type `utf-8` have their own escapes, or UTF-8 as it is (RFC 6533 §3).
+fn is_original_recipient(value: &[u8]) -> bool {
+    let Some(semicolon) = memchr::memchr(b';', value) else {
+        return false;
+    };
+    let (kind, address) = (&value[..semicolon], &value[semicolon + 1..]);
+    let is_atom = |octet: &u8| octet.is_ascii_alphanumeric() || *octet == b'-';
+    let is_address = match kind.eq_ignore_ascii_case(b"utf-8") {
+        true => !address.contains(&b'+') && !address.contains(&b'='),
+        false => is_xtext(address),
+    };
+    value.len() <= ORIGINAL_RECIPIENT_OCTETS_MAX
+        && !kind.is_empty()
+        && kind.iter().all(is_atom)
+        && !address.is_empty()
+        && is_address
+}
+
+/// `xtext = *( xchar / hexchar )`, `hexchar = "+" 2(%x30-39 / %x41-46)` (RFC 3461 §4)
+fn is_xtext(value: &[u8]) -> bool {
+    let is_hex = |octet: u8| matches!(octet, b'0'..=b'9' | b'A'..=b'F');
+    value.iter().enumerate().all(|(place, octet)| match octet {
+        b'+' => value
+            .get(place + 1..place + 3)
+            .is_some_and(|code| code.iter().copied().all(is_hex)),
+        b'=' => false,
+        _ => octet.is_ascii_graphic(),
     })
 }
 
-/// What a parameter of RCPT needs; `None` where nobody offers it.
-pub fn need_of_rcpt(parameter: &Parameter) -> Option<Need> {
-    match (parameter.keyword(), parameter.value()) {
-        ("NOTIFY" | "ORCPT", Some(_)) => Some(Need::Extension(Extension::Dsn)),
-        _ => None,
-    }
+fn is_one_of(value: &[u8], words: &[&str]) -> bool {
+    words
+        .iter()
+        .any(|word| value.eq_ignore_ascii_case(word.as_bytes()))
 }
 
 /// Digits alone, at most 20 of them (RFC 1870 §4); a size that no machine can hold is the largest.
@@ -222,9 +343,11 @@ fn domain(input: &[u8]) -> Parsed<'_, &[u8]> {
     .parse(input)
 }
 
-/// `address-literal = "[" … "]"` of `dcontent = %d33-90 / %d94-126`
+/// `address-literal = "[" … "]"` of `dcontent = %d33-90 / %d94-126`, of which no literal that there is has
+/// the brackets of a path.
 fn address_literal(input: &[u8]) -> Parsed<'_, &[u8]> {
-    let content = take_while1(|octet| matches!(octet, 33..=90 | 94..=126));
+    let content =
+        take_while1(|octet| matches!(octet, 33..=90 | 94..=126) && !b"<>".contains(&octet));
     recognize(delimited(char('['), content, char(']'))).parse(input)
 }
 
@@ -329,6 +452,8 @@ mod tests {
             "<\"joe\r\nDATA\"@example.org>",
             "<\"joe\\\u{fc}\"@example.org>",
             "<joe@[192.0.2.1>",
+            "<joe@[x>x]>",
+            "<joe@[x<x]>",
             "<@a:>",
         ] {
             assert_eq!(forward(arguments), None, "{arguments}");
@@ -343,31 +468,85 @@ mod tests {
             parameters.iter().map(need_of_mail).collect::<Vec<_>>()
         };
         assert_eq!(
-            needs("<> SIZE=1 BODY=8bitmime SMTPUTF8 RET=HDRS REQUIRETLS"),
+            needs("<> SIZE=1 BODY=8bitmime SMTPUTF8 RET=HDRS REQUIRETLS ENVID=a+2Bb"),
             [
                 Extension::Size,
                 Extension::EightBitMime,
                 Extension::SmtpUtf8,
                 Extension::Dsn,
-                Extension::RequireTls
+                Extension::RequireTls,
+                Extension::Dsn,
             ]
-            .map(|extension| Some(Need::Extension(extension)))
+            .map(|extension| Ok(Need::Extension(extension)))
         );
         assert_eq!(
             needs("<> BODY=7BIT AUTH=<>"),
-            [Some(Need::Nothing), Some(Need::NotForUpstreams)]
+            [Ok(Need::Nothing), Ok(Need::NotForUpstreams)]
         );
         for unknown in [
+            "BODY=BINARYMIME",
+            "FUTUREUNKNOWN=1",
+            "XCLIENT",
+            "NOTIFY=NEVER",
+        ] {
+            let expected = [Err(ParameterMistake::Unknown)];
+            assert_eq!(needs(&format!("<> {unknown}")), expected, "{unknown}");
+        }
+        let long = format!("ENVID={}", "x".repeat(101));
+        for wrong in [
             "SIZE",
             "SIZE=-1",
             "SIZE=123456789012345678901",
-            "BODY=BINARYMIME",
             "BODY",
             "SMTPUTF8=1",
-            "FUTUREUNKNOWN=1",
-            "XCLIENT",
+            "REQUIRETLS=1",
+            "RET",
+            "RET=BODY",
+            "ENVID",
+            "ENVID=a+2",
+            "ENVID=a+2b",
+            "ENVID=\u{fc}",
+            "AUTH",
+            &long,
         ] {
-            assert_eq!(needs(&format!("<> {unknown}")), [None], "{unknown}");
+            let expected = [Err(ParameterMistake::Value)];
+            assert_eq!(needs(&format!("<> {wrong}")), expected, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn parameters_of_recipients() {
+        let need = |parameter: &str| {
+            let arguments = format!("<joe> {parameter}");
+            let (_, parameters) = forward_path(arguments.as_bytes()).expect(parameter);
+            let mut needs = parameters.iter().map(need_of_rcpt);
+            needs.next().expect(parameter)
+        };
+        for sound in [
+            "NOTIFY=NEVER",
+            "notify=never",
+            "NOTIFY=SUCCESS",
+            "NOTIFY=DELAY,failure,SUCCESS",
+            "ORCPT=rfc822;joe+2Bx@example.org",
+            "ORCPT=utf-8;j\u{fc}rgen@example.org",
+            "ORCPT=utf-8;j\\x{FC}rgen@example.org",
+        ] {
+            assert_eq!(need(sound), Ok(Need::Extension(Extension::Dsn)), "{sound}");
+        }
+        assert_eq!(need("RET=FULL"), Err(ParameterMistake::Unknown));
+        for wrong in [
+            "NOTIFY",
+            "NOTIFY=NEVER,SUCCESS",
+            "NOTIFY=SUCCESS,",
+            "NOTIFY=SOMETIMES",
+            "ORCPT=joe@example.org",
+            "ORCPT=;joe",
+            "ORCPT=rfc822;",
+            "ORCPT=rfc822;a+b",
+            "ORCPT=rfc822;j\u{fc}rgen",
+            "ORCPT=x@y;joe",
+        ] {
+            assert_eq!(need(wrong), Err(ParameterMistake::Value), "{wrong}");
         }
     }
 }

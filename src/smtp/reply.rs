@@ -140,15 +140,7 @@ impl Reply {
     /// Appends it as a reply of ours with this code: with an enhanced code in every line, and no octet
     /// that is not printable ASCII.
     pub fn pass_on(&self, code: u16, out: &mut Vec<u8>) {
-        let enhanced = self.enhanced().unwrap_or(EnhancedCode {
-            class: match code {
-                ..300 => 2,
-                300..500 => 4,
-                500.. => 5,
-            },
-            subject: 0,
-            detail: 0,
-        });
+        let enhanced = self.enhanced_or_general(code);
         let lines = &self.lines[..self.lines.len().min(LINES_PASSED_ON_MAX)];
         for (number, line) in lines.iter().enumerate() {
             let text = EnhancedCode::parse(line).map_or(line.as_slice(), |(_, text)| text);
@@ -164,6 +156,31 @@ impl Reply {
             out.truncate(line_start + LINE_OCTETS_MAX - 2);
             out.extend_from_slice(b"\r\n");
         }
+    }
+
+    /// Appends the same without its text.
+    pub fn pass_on_codes(&self, code: u16, out: &mut Vec<u8>) {
+        let text = match self.class() {
+            Class::Done | Class::GoOn => "the mail server says yes",
+            Class::NotNow => "the mail server refuses for now",
+            Class::Never => "the mail server refuses",
+        };
+        line(
+            out,
+            format_args!("{code} {} {text}", self.enhanced_or_general(code)),
+        );
+    }
+
+    fn enhanced_or_general(&self, code: u16) -> EnhancedCode {
+        self.enhanced().unwrap_or(EnhancedCode {
+            class: match code {
+                ..300 => 2,
+                300..500 => 4,
+                500.. => 5,
+            },
+            subject: 0,
+            detail: 0,
+        })
     }
 }
 

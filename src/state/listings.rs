@@ -93,7 +93,8 @@ impl Listings {
         entry.octets = octets;
     }
 
-    fn forget(&self, key: &MailboxKey) {
+    /// It cannot be brought up to date.
+    pub fn forget(&self, key: &MailboxKey) {
         if let Some((_, entry)) = self.entries.remove(key) {
             self.give_back(entry.octets);
         }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
+pub use append::Appended;
 use body::Ahead;
 pub(super) use body::Asked;
 use flight::Flight;
@@ -33,7 +34,7 @@ use crate::imap::framing::{self, Ending, LINE_OCTETS_MAX, LITERALS_MAX};
 use crate::imap::ids::UidValidity;
 use crate::imap::mailbox_name::MailboxName;
 use crate::imap::response::{Code, Condition, Response, Status, Tag, Untagged};
-use crate::line_stream::{ByteStream, LineStream};
+use crate::line_stream::{ByteStream, LineStream, Tap};
 use crate::metrics::Metrics;
 use crate::sasl::Credential;
 
@@ -183,6 +184,11 @@ impl ImapClient {
         self.expect_ok(CommandName::Capability, status)?;
         self.capabilities
             .ok_or_else(|| Garbled("OK to CAPABILITY without capabilities").into())
+    }
+
+    /// Lets somebody hear what is said.
+    pub fn tap(&mut self, tap: Box<dyn Tap>) {
+        self.stream.tap(tap);
     }
 
     /// What was known last, without asking.
@@ -452,6 +458,13 @@ impl ImapClient {
             Untagged::Capability(capabilities) => self.capabilities = Some(*capabilities),
             Untagged::Exists(exists) => self.exists = *exists,
             Untagged::Expunge => self.exists = self.exists.saturating_sub(1),
+            Untagged::Vanished {
+                earlier: false,
+                uids,
+            } => {
+                let gone = u32::try_from(uids.len()).unwrap_or(u32::MAX);
+                self.exists = self.exists.saturating_sub(gone);
+            }
             Untagged::Status(status) => {
                 if status.condition == Condition::Bye {
                     let text = self.quote(&status.text);

@@ -3,6 +3,7 @@
 mod dial;
 mod imap_client;
 mod literal;
+mod reachability;
 mod submission_client;
 mod warm;
 
@@ -13,12 +14,13 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 pub use dial::{Dial, Dialling, TcpDialer};
-pub use imap_client::{Folders, ImapClient, MESSAGES_MAX, Selected, Target};
+pub use imap_client::{Appended, Folders, ImapClient, MESSAGES_MAX, Selected, Target};
 pub use literal::LiteralReader;
-pub use submission_client::SubmissionClient;
+use reachability::Reachability;
+pub use submission_client::{Awaited, SubmissionClient};
 use warm::Warm;
 
-use crate::config::{self, Endpoint, EndpointSecurity};
+use crate::config::{self, Endpoint, EndpointSecurity, Service};
 use crate::failure::{Failure, FailureKind};
 use crate::imap::capability::Capabilities;
 use crate::line_stream::{ByteStream, LineStream};
@@ -35,6 +37,7 @@ pub struct Upstream {
     tls: TlsConnector,
     metrics: Arc<Metrics>,
     seen: Mutex<Seen>,
+    reachability: Reachability,
     warm: Warm,
 }
 
@@ -75,18 +78,25 @@ impl Upstream {
             tls,
             metrics,
             seen: Mutex::default(),
+            reachability: Reachability::default(),
         })
     }
 
     /// The same, of which nothing is known yet.
     pub fn anew(&self) -> Self {
+        self.anew_over(self.dialer.clone())
+    }
+
+    /// The same, whose connections come from elsewhere.
+    pub fn anew_over(&self, dialer: Arc<dyn Dial>) -> Self {
         Self {
             settings: self.settings.clone(),
             stall_limit: self.stall_limit,
-            dialer: self.dialer.clone(),
+            dialer,
             tls: self.tls.clone(),
             metrics: self.metrics.clone(),
             seen: Mutex::default(),
+            reachability: Reachability::default(),
             warm: Warm::new(self.settings.warm_connections),
         }
     }
@@ -128,6 +138,7 @@ impl Upstream {
     /// `UpstreamUnreachable` for what may pass, `Misconfigured` for a certificate that does not fit.
     pub async fn connect_anew(self: &Arc<Self>) -> Result<ImapClient, Failure> {
         let result = self.connect_uncounted().await;
+        self.tried(Service::Imap, result.is_ok());
         if let Err(failure) = &result {
             self.metrics
                 .upstream_error(&self.settings.name, failure.kind);

@@ -8,9 +8,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Upstream;
-use crate::config::EndpointSecurity;
+use crate::config::{EndpointSecurity, Service};
 use crate::failure::{Failure, FailureKind};
-use crate::line_stream::{LineError, LineStream};
+use crate::line_stream::{LineError, LineStream, Tap};
 use crate::sasl::Credential;
 use crate::smtp::Garbled;
 use crate::smtp::extension::Extensions;
@@ -22,15 +22,42 @@ const LINE_OCTETS_MAX: usize = 4096;
 /// Lines of a reply.
 const LINES_MAX: usize = 100;
 
+/// Time for the replies to MAIL and RCPT (RFC 5321 §4.5.3.2.2, §4.5.3.2.3): an upstream may look many things
+/// up, or make mass mailers wait.
+const ENVELOPE_PATIENCE: Duration = Duration::from_secs(5 * 60);
+
+/// Time for the reply to DATA (RFC 5321 §4.5.3.2.4).
+const DATA_PATIENCE: Duration = Duration::from_secs(2 * 60);
+
+/// Time in which the upstream must take something of what it is sent (RFC 5321 §4.5.3.2.5).
+const BLOCK_PATIENCE: Duration = Duration::from_secs(3 * 60);
+
 /// Time for the reply to the end of a message (RFC 5321 §4.5.3.2.6). Who gives up before the upstream
 /// does may send a message twice.
 const END_OF_DATA_PATIENCE: Duration = Duration::from_secs(10 * 60);
+
+/// Silence after which it is no wonder if the upstream, or a firewall, has forgotten us.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// Time for the last words to an upstream, and for its own.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Octets of the upstream's text that go into a log line.
 const QUOTED_OCTETS_MAX: usize = 200;
+
+/// What a reply is awaited to, which decides for how long: as the RFC says, or for `timeouts.upstream` if
+/// that is more. The RFC's are the least that a client should wait, since an upstream that is not waited
+/// for may never get a message at all; until the login, where nothing can be lost, `timeouts.upstream`
+/// alone counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Awaited {
+    /// RSET, or anything until the login.
+    Reset,
+    /// MAIL or RCPT.
+    Envelope,
+    /// DATA.
+    Data,
+}
 
 /// One connection to a submission server. Dropping it closes the connection at once, and what was sent
 /// of a message comes to nothing.
@@ -41,6 +68,9 @@ pub struct SubmissionClient {
     /// So that no text of the upstream which repeats it reaches a log or another client.
     credential: Option<Credential>,
     was_closed: bool,
+    last_reply: Instant,
+    /// In which it must take something of what it is sent.
+    block_limit: Duration,
 }
 
 impl Upstream {
@@ -55,6 +85,7 @@ impl Upstream {
         hostname: &str,
     ) -> Result<SubmissionClient, Failure> {
         let result = self.connect_submission_uncounted(hostname).await;
+        self.tried(Service::Submission, result.is_ok());
         if let Err(failure) = &result {
             self.metrics
                 .upstream_error(&self.settings.name, failure.kind);
@@ -96,11 +127,13 @@ impl Upstream {
 impl SubmissionClient {
     fn new(stream: LineStream, upstream: Arc<Upstream>) -> Self {
         Self {
+            block_limit: upstream.stall_limit,
             stream,
             upstream,
             extensions: Extensions::default(),
             credential: None,
             was_closed: false,
+            last_reply: Instant::now(),
         }
     }
 
@@ -164,12 +197,25 @@ impl SubmissionClient {
         self.stream.output()
     }
 
+    /// The same for what is of a message.
+    pub fn body_output(&mut self) -> &mut Vec<u8> {
+        self.stream.body_output()
+    }
+
+    /// Lets somebody hear what is said.
+    pub fn tap(&mut self, tap: Box<dyn Tap>) {
+        self.stream.tap(tap);
+    }
+
     /// Makes room for more of a message.
     ///
     /// # Errors
     /// When the upstream takes nothing more.
     pub async fn relieve(&mut self) -> Result<(), Failure> {
-        Ok(self.stream.relieve().await?)
+        self.stream
+            .relieve()
+            .await
+            .map_err(|error| self.loss(error))
     }
 
     /// Sends what there is of a message.
@@ -177,7 +223,7 @@ impl SubmissionClient {
     /// # Errors
     /// As [`Self::relieve`].
     pub async fn flush(&mut self) -> Result<(), Failure> {
-        Ok(self.stream.flush().await?)
+        self.stream.flush().await.map_err(|error| self.loss(error))
     }
 
     /// Why the upstream takes nothing more of a message, if it has said so before it ended the connection.
@@ -188,11 +234,22 @@ impl SubmissionClient {
         matches!(reply.class(), Class::NotNow | Class::Never).then_some(reply)
     }
 
-    /// The next reply, whatever it says. All of it must come within `timeouts.upstream`.
+    /// The next reply, whatever it says.
     ///
     /// # Errors
     /// When the upstream was lost or broke the grammar.
-    pub async fn reply(&mut self) -> Result<Reply, Failure> {
+    pub async fn reply_to(&mut self, awaited: Awaited) -> Result<Reply, Failure> {
+        let limit = match awaited {
+            Awaited::Reset => Duration::ZERO,
+            Awaited::Envelope => ENVELOPE_PATIENCE,
+            Awaited::Data => DATA_PATIENCE,
+        };
+        let limit = limit.max(self.upstream.stall_limit);
+        self.reply_within(limit).await
+    }
+
+    /// The same, until the login.
+    async fn reply(&mut self) -> Result<Reply, Failure> {
         self.reply_within(self.upstream.stall_limit).await
     }
 
@@ -201,11 +258,13 @@ impl SubmissionClient {
     /// # Errors
     /// When the upstream was lost or broke the grammar; nobody knows then what became of the message.
     pub async fn reply_to_message(&mut self) -> Result<Reply, Failure> {
-        self.stream.flush().await?;
-        self.stream.limit_stalls(END_OF_DATA_PATIENCE);
-        let reply = self.reply_within(END_OF_DATA_PATIENCE).await;
-        self.stream.limit_stalls(self.upstream.stall_limit);
-        reply
+        let limit = END_OF_DATA_PATIENCE.max(self.upstream.stall_limit);
+        self.reply_within(limit).await
+    }
+
+    /// Whether the upstream has not been asked anything for so long that it may be gone.
+    pub fn has_been_silent(&self) -> bool {
+        self.last_reply.elapsed() >= SILENCE
     }
 
     async fn reply_within(&mut self, limit: Duration) -> Result<Reply, Failure> {
@@ -213,12 +272,33 @@ impl SubmissionClient {
         if let Err(ReplyError::Line(LineError::Closed | LineError::Transport(_))) = &reply {
             self.was_closed = true;
         }
-        reply.map_err(Failure::from)
+        reply.map_err(|error| match error {
+            ReplyError::Line(error) => self.loss(error),
+            ReplyError::Garbled(garbled) => garbled.into(),
+        })
+    }
+
+    fn loss(&self, error: LineError) -> Failure {
+        match error {
+            LineError::Stalled => {
+                let seconds = self.last_reply.elapsed().as_secs();
+                FailureKind::UpstreamLost
+                    .because(format!("the upstream was silent for {seconds} s"))
+            }
+            error => error.into(),
+        }
+    }
+
+    /// The client waits no longer now: from here on, the upstream has as long as the RFC gives it.
+    fn be_patient(&mut self) {
+        self.block_limit = BLOCK_PATIENCE.max(self.upstream.stall_limit);
+        self.stream.limit_stalls(self.block_limit);
     }
 
     async fn reply_uncounted(&mut self, limit: Duration) -> Result<Reply, ReplyError> {
         // The time to send is not that of the upstream's thoughts.
         self.stream.flush().await?;
+        self.stream.limit_stalls(limit);
         self.stream.set_deadline(Some(Instant::now() + limit));
         let mut code = None;
         let mut lines = Vec::new();
@@ -236,6 +316,8 @@ impl SubmissionClient {
             lines.push(line.text.to_vec());
             if is_last {
                 self.stream.set_deadline(None);
+                self.stream.limit_stalls(self.block_limit);
+                self.last_reply = Instant::now();
                 return Ok(Reply { code: said, lines });
             }
             if lines.len() >= LINES_MAX {
@@ -301,14 +383,5 @@ impl From<LineError> for ReplyError {
 impl From<Garbled> for ReplyError {
     fn from(garbled: Garbled) -> Self {
         Self::Garbled(garbled)
-    }
-}
-
-impl From<ReplyError> for Failure {
-    fn from(error: ReplyError) -> Self {
-        match error {
-            ReplyError::Line(error) => error.into(),
-            ReplyError::Garbled(garbled) => garbled.into(),
-        }
     }
 }

@@ -13,10 +13,10 @@ class Refused(Exception):
 
 
 class Client:
-    """One session, from the greeting on; `tls` is None, "implicit" or "stls"."""
+    """One session, from the greeting on; `tls` is None, "implicit" or "stls", `source` the address it comes from."""
 
-    def __init__(self, port, tls=None, context=None):
-        self._socket = socket.create_connection((daemons.HOST, port), timeout=SECONDS_MAX)
+    def __init__(self, port, tls=None, context=None, source=""):
+        self._socket = socket.create_connection((daemons.HOST, port), SECONDS_MAX, (source, 0))
         self._buffer = bytearray()
         self._context = context
         if tls == "implicit":

@@ -96,7 +96,7 @@ upstream_connections_per_account = 20
 upstream = "20s"
 {config(upstreams)}{extra}""")
         # What is logged at no level can be in no log: everything that could give a secret away is to be seen.
-        loud = {"POPGATE_LOG": "trace", "RUST_BACKTRACE": "1", "NO_COLOR": "1"}
+        loud = {"POPGATE_LOG": os.environ.get("POPGATE_LOG", "trace"), "RUST_BACKTRACE": "1", "NO_COLOR": "1"}
         self.daemon = daemons.Daemon(name, [_binary(), "serve", "--config", config_path], environment=loud)
         self.daemon.wait_until(self.is_ready, "/readyz does not say ready")
 

@@ -131,9 +131,10 @@ impl<'a> Scenery<'a> {
             read_ahead_octets: self.model.read_ahead_octets,
             client_workarounds: self.model.client_workarounds.clone(),
             submission: submission::Service {
-                copies: SentCopies::default(),
+                copies: SentCopies::new(limits.spool_octets),
                 ..self.model.submission.clone()
             },
+            trace: None,
             draining: CancellationToken::new(),
             drained: CancellationToken::new(),
         };

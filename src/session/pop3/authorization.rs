@@ -56,9 +56,13 @@ pub(super) async fn run(
         };
         let credential = gateway.as_meant(credential);
         record.login = Some(credential.login().escape_ascii().to_string());
+        if let Some(trace) = &record.trace {
+            trace.identify(&credential);
+        }
         // What was said so far must not wait for the upstream.
         client.lines.flush().await?;
-        let opened = login::run(credential, progress.utf8, login_ends, gateway, record).await;
+        let (utf8, address) = (progress.utf8, client.address);
+        let opened = login::run(credential, utf8, login_ends, address, gateway, record).await;
         gateway
             .metrics
             .pop3_command(command, opened.is_ok(), started.elapsed());
@@ -196,7 +200,8 @@ async fn stls(
             reply::ok(client.lines.output(), "begin TLS");
             progress.user = None;
             progress.utf8 = false;
-            client.start_tls(acceptor, &gateway.timeouts).await
+            let trace = record.trace.as_ref();
+            client.start_tls(acceptor, &gateway.timeouts, trace).await
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A login at the upstream: one attempt for one attempt of the client, up to an open maildrop.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::time::{Instant, timeout_at};
@@ -7,13 +8,14 @@ use tracing::debug;
 
 use super::opening::{self, Opened};
 use super::{LoggedIn, Record};
-use crate::account::MailboxKey;
+use crate::account::{Attempt, MailboxKey};
 use crate::config::{ClientWorkaround, MaildropSettings, Sessions};
 use crate::failure::{Failure, FailureKind};
 use crate::imap::command::ListingIdentity;
 use crate::maildrop::{FetchWindow, Maildrop, Snapshot, UniqueIds};
 use crate::sasl::Credential;
 use crate::session::Gateway;
+use crate::trace::SessionTrace;
 use crate::upstream::{ImapClient, Upstream};
 
 /// Logs in, and opens the maildrop.
@@ -24,6 +26,7 @@ pub(super) async fn run(
     credential: Credential,
     utf8: bool,
     login_ends: Instant,
+    address: IpAddr,
     gateway: &Gateway,
     record: &mut Record,
 ) -> Result<Box<LoggedIn>, Failure> {
@@ -36,27 +39,41 @@ pub(super) async fn run(
         owner: credential.mailbox_owner().to_vec(),
         folder: settings.folder.clone(),
     };
-    gateway.accounts.attempt(upstream, &credential)?;
+    gateway.accounts.check_delay(upstream, &credential)?;
+    let attempt = gateway.attempt(upstream, &credential, address).await?;
     // With UTF8 a message may be another one than without, and so may its size.
     let known = match utf8 {
         true => None,
         false => gateway.listings.known(&key),
     };
     let open = gateway.metrics.upstream_connection(&name, "in_use");
-    let authentication = authenticate(upstream, &credential, utf8, &settings, known.as_ref());
-    let mut imap = in_time(authentication, login_ends, gateway, &name).await?;
+    let trace = record.trace.clone();
+    let trace = trace.as_ref();
+    let authentication = authenticate(
+        upstream,
+        &credential,
+        utf8,
+        &settings,
+        known.as_ref(),
+        trace,
+    );
+    let mut imap = in_time(authentication, login_ends, Some(attempt), gateway, &name).await?;
     // Only who has proved to be somebody may take somebody's place.
     let permits = permits(upstream, &credential, &settings, &key, gateway)?;
     let opened = match open_folder(&mut imap, utf8, &settings, known).await {
         // The credential was accepted, so that this is no second guess. It happens once.
         Err(failure) if lost_its_flight(&imap, &failure) => {
             drop(imap);
-            let authentication = authenticate(upstream, &credential, utf8, &settings, None);
-            imap = in_time(authentication, login_ends, gateway, &name).await?;
+            let authentication = authenticate(upstream, &credential, utf8, &settings, None, trace);
+            imap = in_time(authentication, login_ends, None, gateway, &name).await?;
             open_folder(&mut imap, utf8, &settings, None).await
         }
         opened => opened,
     };
+    if matches!(&opened, Err(failure) if failure.kind == FailureKind::UpstreamGarbled) {
+        // The short questions may have had an answer too long for us; the long one comes in short lines.
+        gateway.listings.forget(&key);
+    }
     let Opened {
         selected,
         snapshot,
@@ -100,6 +117,7 @@ pub(super) async fn run(
 async fn in_time(
     authentication: impl Future<Output = Result<ImapClient, Failure>>,
     login_ends: Instant,
+    attempt: Option<Attempt<'_>>,
     gateway: &Gateway,
     upstream: &str,
 ) -> Result<ImapClient, Failure> {
@@ -111,6 +129,9 @@ async fn in_time(
         });
     let refused = authenticated.as_ref().err().map(|failure| failure.kind);
     gateway.metrics.auth_attempt(upstream, refused);
+    if let Some(attempt) = attempt {
+        attempt.conclude(refused);
+    }
     authenticated
 }
 
@@ -164,9 +185,13 @@ async fn authenticate(
     utf8: bool,
     settings: &MaildropSettings,
     known: Option<&Snapshot>,
+    trace: Option<&SessionTrace>,
 ) -> Result<ImapClient, Failure> {
     let mut imap = upstream.connect().await?;
     loop {
+        if let Some(trace) = trace {
+            imap.tap(trace.upstream_leg());
+        }
         imap.anticipate_login(utf8, |capabilities, utf8| {
             opening::commands(capabilities, utf8, settings, known)
         });

@@ -10,7 +10,7 @@ pub(super) mod update;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{Level, info};
+use tracing::{Instrument, Level, info};
 
 use super::{Client, Gateway, SessionEnd, SessionId};
 use crate::account::MailboxKey;
@@ -20,6 +20,7 @@ use crate::maildrop::{FetchWindow, Maildrop};
 use crate::metrics::OpenGuard;
 use crate::pop3::command::{CommandName, Mistake};
 use crate::pop3::reply;
+use crate::trace::SessionTrace;
 use crate::upstream::{ImapClient, Selected};
 
 /// Commands that were none, or came out of place, after which a client is cut off.
@@ -53,6 +54,8 @@ struct Record {
     deleted: usize,
     refused: u32,
     mistakes: u32,
+    /// Where `[trace]` may be about this one.
+    trace: Option<SessionTrace>,
     /// Within a multi-line reply nothing else may be said.
     in_multi_line: bool,
 }
@@ -60,11 +63,20 @@ struct Record {
 /// Serves one client from greeting to close; `accepted` is when its connection was.
 pub async fn serve(mut client: Client, gateway: &Gateway, accepted: Instant) {
     let mut record = Record::new(accepted);
-    let result = conversation(&mut client, gateway, &mut record).await;
-    if let Err(end) = &result {
-        last_words(&mut client, end, gateway, &mut record).await;
+    if let Some(trace) = &gateway.trace {
+        let trace = trace.session(record.id.to_string(), false);
+        client.lines.tap(trace.client_leg());
+        record.trace = Some(trace);
     }
-    record.close(&client, gateway, result.err());
+    let span = client.span(record.id);
+    let session = async {
+        let result = conversation(&mut client, gateway, &mut record).await;
+        if let Err(end) = &result {
+            last_words(&mut client, end, gateway, &mut record).await;
+        }
+        record.close(&client, gateway, result.err());
+    };
+    session.instrument(span).await;
 }
 
 async fn conversation(
@@ -133,6 +145,7 @@ async fn last_words(client: &mut Client, end: &SessionEnd, gateway: &Gateway, re
         | SessionEnd::ClientIdle => {}
         SessionEnd::ClientClosed
         | SessionEnd::MessageEndless
+        | SessionEnd::TooManyRefusals
         | SessionEnd::OutOfStep
         | SessionEnd::ClientLost(_)
         | SessionEnd::ForeignProtocol
@@ -154,6 +167,7 @@ impl Record {
             deleted: 0,
             refused: 0,
             mistakes: 0,
+            trace: None,
             in_multi_line: false,
         }
     }

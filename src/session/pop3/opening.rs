@@ -9,7 +9,7 @@ use crate::imap::fetch::Fetch;
 use crate::imap::ids::{Uid, UidSet};
 use crate::imap::mailbox_name::MailboxName;
 use crate::imap::response::Untagged;
-use crate::maildrop::snapshot::{self, Now, Question, Snapshot};
+use crate::maildrop::snapshot::{self, Differences, Now, Question, Snapshot};
 use crate::maildrop::{Listing, ListingBuilder, Told, UniqueIdFormat};
 use crate::metrics::ListingCache;
 use crate::upstream::{ImapClient, MESSAGES_MAX, Selected};
@@ -33,11 +33,15 @@ pub(super) fn commands(
 ) -> Vec<Command> {
     let identity = identity(settings.unique_id);
     let questions = match known.filter(|known| known.identity == identity) {
-        Some(known) => known.questions(capabilities.has(Capability::CondStore)),
+        Some(known) => known.questions(known.differences(capabilities)),
         None => snapshot::everything(),
     };
     let mailbox = MailboxName::spelt_at(capabilities, &settings.folder, utf8);
-    let mut commands = vec![Command::select(&mailbox, capabilities)];
+    let mut commands = Vec::new();
+    if questions.iter().any(asks_who_vanished) {
+        commands.push(Command::enable_qresync());
+    }
+    commands.push(Command::select(&mailbox, capabilities));
     let questions = questions.into_iter();
     commands.extend(questions.map(|question| command(question, identity, capabilities)));
     commands
@@ -54,9 +58,10 @@ pub(super) async fn open(
 ) -> Result<Opened, Failure> {
     let identity = identity(settings.unique_id);
     check(identity, imap)?;
+    let known = known.filter(|known| known.identity == identity);
+    let differences = differences(imap, known.as_ref()).await?;
     let selected = imap.select(&imap.mailbox(&settings.folder)).await?;
-    let known =
-        known.filter(|known| known.validity == selected.validity && known.identity == identity);
+    let known = known.filter(|known| known.validity == selected.validity);
     let now = Now {
         exists: selected.exists,
         uid_next: selected.uid_next,
@@ -66,7 +71,7 @@ pub(super) async fn open(
     let may_hide = selected.may_hide || known.as_ref().is_some_and(|known| known.may_hide);
     let (builder, cache) = match known {
         None => (everything(imap, identity).await?, ListingCache::Miss),
-        Some(known) => match bring_up_to_date(imap, known, now).await {
+        Some(known) => match bring_up_to_date(imap, known, now, differences).await {
             Ok(updated) => updated,
             // Whatever the upstream does not like about the short questions, there is the long one.
             Err(failure) if failure.kind.leaves_upstream_usable() => {
@@ -90,6 +95,27 @@ pub(super) async fn open(
         snapshot,
         cache,
     })
+}
+
+/// How the upstream will tell what is different from what was known; has it enabled what that takes.
+async fn differences(
+    imap: &mut ImapClient,
+    known: Option<&Snapshot>,
+) -> Result<Differences, Failure> {
+    let Some(known) = known else {
+        return Ok(Differences::Untold);
+    };
+    let capabilities = imap.known_capabilities().await?;
+    match known.differences(capabilities) {
+        Differences::ChangedAndVanished if !imap.enable_qresync().await? => {
+            Ok(Differences::Changed)
+        }
+        differences => Ok(differences),
+    }
+}
+
+fn asks_who_vanished(question: &Question) -> bool {
+    matches!(question, Question::List(range) if range.vanished)
 }
 
 /// Which messages bear `\Seen`. An upstream that does not tell is not guessed at, since a client would
@@ -135,8 +161,9 @@ async fn bring_up_to_date(
     imap: &mut ImapClient,
     mut known: Snapshot,
     now: Now,
+    differences: Differences,
 ) -> Result<(ListingBuilder, ListingCache), Failure> {
-    let questions = known.open_questions(now, imap.has(Capability::CondStore));
+    let questions = known.open_questions(now, differences);
     let identity = known.identity;
     let cache = match questions.is_empty() {
         true => ListingCache::Hit,
@@ -172,14 +199,19 @@ async fn ask(
     builder: &mut ListingBuilder,
 ) -> Result<(), Failure> {
     let capabilities = imap.known_capabilities().await?;
-    let mut found = UidSet::default();
+    let (mut found, mut vanished) = (UidSet::default(), UidSet::default());
     let mut asked = questions.clone();
     while !asked.is_empty() {
         let commands = asked
             .iter()
             .map(|question| command(*question, identity, capabilities));
         let commands = commands.collect();
-        let stopped_at = imap.inquire(commands, |untagged| hear(untagged, builder, &mut found));
+        let stopped_at = imap.inquire(commands, |untagged| match untagged {
+            Untagged::Fetch(fetch) => add(fetch, builder),
+            Untagged::Search(uids) => gather(&uids, &mut found),
+            Untagged::Vanished { uids, .. } => gather(&uids, &mut vanished),
+            _ => {}
+        });
         let stopped_at = stopped_at.await?;
         if stopped_at.is_some() && !asked.iter().all(|it| matches!(it, Question::List(_))) {
             // RFC 9738 §3.1: of a SEARCH, that is not all either.
@@ -191,9 +223,10 @@ async fn ask(
         }
         asked.retain_mut(|question| goes_on(question, stopped_at));
     }
-    if found.ranges() > MESSAGES_MAX as usize {
-        return Err(Garbled("a SEARCH that finds more messages than there can be").into());
+    if found.ranges().max(vanished.ranges()) > MESSAGES_MAX as usize {
+        return Err(Garbled("more messages named than there can be").into());
     }
+    builder.remove(&vanished);
     for question in questions {
         match question {
             Question::List(_) => {}
@@ -220,13 +253,10 @@ fn goes_on(question: &mut Question, stopped_at: Option<Uid>) -> bool {
     descends
 }
 
-fn hear(untagged: Untagged, builder: &mut ListingBuilder, found: &mut UidSet) {
-    match untagged {
-        Untagged::Fetch(fetch) => add(fetch, builder),
-        Untagged::Search(uids) if found.ranges() <= MESSAGES_MAX as usize => {
-            found.insert_within(&uids, Uid::FIRST, Uid::LAST);
-        }
-        _ => {}
+/// What an upstream names over and over again must not fill our memory.
+fn gather(uids: &UidSet, into: &mut UidSet) {
+    if into.ranges() <= MESSAGES_MAX as usize {
+        into.insert_within(uids, Uid::FIRST, Uid::LAST);
     }
 }
 

@@ -216,7 +216,7 @@ async fn relay(
 ) -> Result<(), SessionEnd> {
     while let Some(chunk) = body.chunk().await? {
         lines.send(chunk, client).await?;
-        if client.lines.output().len() >= OUTPUT_OCTETS_MAX || !body.has_input() {
+        if client.lines.output_octets() >= OUTPUT_OCTETS_MAX || !body.has_input() {
             client.lines.flush().await?;
         }
         if lines.end_of_top.is_complete() {
@@ -254,7 +254,7 @@ impl Lines {
         if octets >= UNCOPIED_OCTETS_MIN && self.stuffer.pass(chunk) {
             return Ok(client.lines.send(chunk).await?);
         }
-        self.stuffer.push(chunk, client.lines.output());
+        self.stuffer.push(chunk, client.lines.body_output());
         Ok(())
     }
 

@@ -1,5 +1,7 @@
 //! From greeting to login (RFC 4954, RFC 3207): nothing is sent by whom nobody knows.
 
+use std::net::IpAddr;
+
 use tokio::time::{Instant, timeout_at};
 
 use super::{Introduction, LoggedIn, Record, ehlo};
@@ -11,6 +13,7 @@ use crate::session::{Client, Gateway, SessionEnd};
 use crate::smtp::command::{AUTHENTICATION_LINE_OCTETS_MAX, Command, CommandName};
 use crate::smtp::extension::{Extension, Extensions};
 use crate::smtp::reply;
+use crate::trace::SessionTrace;
 use crate::upstream::{SubmissionClient, Upstream};
 
 /// Logins that may be refused on one connection.
@@ -59,7 +62,8 @@ pub(super) async fn run(
             Negotiated::Quit => return Ok(None),
             Negotiated::Credential(credential, started) => {
                 let credential = gateway.as_meant(credential);
-                let opened = log_in(credential, login_ends, gateway, record).await;
+                let address = Some(client.address);
+                let opened = log_in(credential, login_ends, address, gateway, record).await;
                 (opened, None, started)
             }
             Negotiated::Mail(command, started) => {
@@ -199,21 +203,53 @@ async fn start_tls(
         Some(acceptor) => {
             reply::say(client.lines.output(), 220, "2.0.0", "begin TLS");
             *introduction = None;
-            client.start_tls(acceptor, &gateway.timeouts).await
+            let trace = record.trace.as_ref();
+            client.start_tls(acceptor, &gateway.timeouts, trace).await
         }
     }
 }
 
-/// The names of the mechanisms that every upstream takes.
-pub(super) fn mechanisms(offer: Extensions) -> &'static [&'static str] {
-    match takes_tokens(offer) {
-        true => &["PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"],
-        false => &["PLAIN", "LOGIN"],
-    }
+/// What of [`Mechanism`] can come to a good end, as far as upstreams have told: passwords where one of them
+/// takes any, since no other login could lead there; tokens where all of them do.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Logins {
+    passwords: bool,
+    tokens: bool,
+    is_known: bool,
 }
 
-fn takes_tokens(offer: Extensions) -> bool {
-    offer.has(Extension::AuthXoauth2) || offer.has(Extension::AuthOauthBearer)
+impl Logins {
+    pub(super) fn of(gateway: &Gateway) -> Self {
+        let offer = gateway.submission_offer();
+        let mut told = gateway.submission_extensions();
+        let has_either = |known: Extensions, one, other| known.has(one) || known.has(other);
+        Self {
+            passwords: told.any(|told| {
+                told.is_none_or(|known| {
+                    has_either(known, Extension::AuthPlain, Extension::AuthLogin)
+                })
+            }),
+            tokens: has_either(offer, Extension::AuthXoauth2, Extension::AuthOauthBearer),
+            is_known: gateway.has_submission_offer(),
+        }
+    }
+
+    /// As EHLO lists them.
+    pub(super) fn names(self) -> impl Iterator<Item = &'static str> {
+        let passwords = [Mechanism::Plain, Mechanism::Login];
+        let tokens = [Mechanism::Xoauth2, Mechanism::OauthBearer];
+        let passwords = passwords.into_iter().filter(move |_| self.passwords);
+        let tokens = tokens.into_iter().filter(move |_| self.tokens);
+        passwords.chain(tokens).map(Mechanism::name)
+    }
+
+    /// What no upstream takes is refused by name where we know, and by the upstream where not.
+    fn take(self, mechanism: Mechanism) -> bool {
+        match mechanism {
+            Mechanism::Plain | Mechanism::Login => self.passwords,
+            Mechanism::Xoauth2 | Mechanism::OauthBearer => self.tokens || !self.is_known,
+        }
+    }
 }
 
 /// AUTH (RFC 4954 §4)
@@ -229,14 +265,9 @@ async fn auth(
         record.misplaced(client, 538, "5.7.11", text)?;
         return Ok(None);
     }
-    // A token that no upstream takes is refused by name where we know, and by the upstream where not.
-    let offer = gateway.submission_offer();
-    let is_known = gateway.has_submission_offer();
-    let is_taken = |mechanism: &Mechanism| match mechanism {
-        Mechanism::Plain | Mechanism::Login => true,
-        Mechanism::Xoauth2 | Mechanism::OauthBearer => !is_known || takes_tokens(offer),
-    };
-    let Some(mechanism) = Mechanism::parse(mechanism).filter(is_taken) else {
+    let logins = Logins::of(gateway);
+    let mechanism = Mechanism::parse(mechanism).filter(|mechanism| logins.take(*mechanism));
+    let Some(mechanism) = mechanism else {
         record.misplaced(
             client,
             504,
@@ -253,20 +284,30 @@ async fn auth(
     Ok(credential)
 }
 
-/// One attempt at the upstream for one attempt of the client.
+/// One attempt at the upstream for one attempt of a client at this address; none where the credential is
+/// not the client's own.
 async fn log_in(
     credential: Credential,
     login_ends: Instant,
+    address: Option<IpAddr>,
     gateway: &Gateway,
     record: &mut Record,
 ) -> Result<LoggedIn, Failure> {
     record.login = Some(credential.login().escape_ascii().to_string());
+    if let Some(trace) = &record.trace {
+        trace.identify(&credential);
+    }
     let upstream = gateway.accounts.upstream(credential.login())?.clone();
     let name = upstream.settings().name.clone();
     record.upstream = Some(name.clone());
+    let attempt = match address {
+        Some(address) => Some(gateway.attempt(&upstream, &credential, address).await?),
+        None => None,
+    };
     let open = gateway.metrics.upstream_connection(&name, "in_use");
     let hostname = &gateway.submission.settings.hostname;
-    let connected = timeout_at(login_ends, connect(&upstream, &credential, hostname))
+    let trace = record.trace.as_ref();
+    let connected = timeout_at(login_ends, connect(&upstream, &credential, hostname, trace))
         .await
         .unwrap_or_else(|_| {
             let cause = "the upstream did not finish the login within timeouts.login";
@@ -274,6 +315,9 @@ async fn log_in(
         });
     let refused = connected.as_ref().err().map(|failure| failure.kind);
     gateway.metrics.auth_attempt(&name, refused);
+    if let Some(attempt) = attempt {
+        attempt.conclude(refused);
+    }
     let connection = connected?;
     // Only who has proved to be somebody may take somebody's place.
     let owner = credential.mailbox_owner();
@@ -287,6 +331,7 @@ async fn log_in(
         extensions: connection.extensions(),
         connection: Some(connection),
         introduction: None,
+        trace: record.trace.clone(),
         _permit: Box::new(permit),
         _open: open,
     })
@@ -304,7 +349,8 @@ async fn log_in_by_network(
         .ok_or_else(|| FailureKind::Misconfigured.because("there is no [smtp.unauthenticated]"))?;
     // Not from the moment of connecting: nobody has to prove anything.
     let login_ends = login_ends.max(Instant::now() + 2 * gateway.timeouts.upstream);
-    match log_in(account.credential.clone(), login_ends, gateway, record).await {
+    let credential = account.credential.clone();
+    match log_in(credential, login_ends, None, gateway, record).await {
         Ok(logged_in) => Ok(LoggedIn {
             by_auth: false,
             ..logged_in
@@ -322,8 +368,12 @@ pub(super) async fn connect(
     upstream: &std::sync::Arc<Upstream>,
     credential: &Credential,
     hostname: &str,
+    trace: Option<&SessionTrace>,
 ) -> Result<SubmissionClient, Failure> {
     let mut connection = upstream.connect_submission(hostname).await?;
+    if let Some(trace) = trace {
+        connection.tap(trace.upstream_leg());
+    }
     connection.authenticate(credential).await?;
     Ok(connection)
 }

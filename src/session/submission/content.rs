@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::sent_copy::Copying;
-use super::{Session, envelope, received};
+use super::{Session, received, words};
 use crate::config::BareNewlines;
 use crate::failure::{Failure, FailureKind};
 use crate::metrics::SubmissionResult;
@@ -19,6 +19,13 @@ use crate::smtp::reply::{self, Class, Reply};
 
 /// Silence within a message after which the client is lost (RFC 5321 §4.5.3.2.5).
 const CONTENT_PATIENCE: Duration = Duration::from_secs(3 * 60);
+
+/// Time that every message has, however slowly it comes.
+const CONTENT_TIME: Duration = Duration::from_secs(10 * 60);
+
+/// Octets a second at which it must come besides: less than any modem's, or any upstream's that is not
+/// broken, but more than those of a client that trickles to stay.
+const CONTENT_OCTETS_PER_SECOND_MIN: u64 = 512;
 
 pub(super) const TOO_LARGE: (u16, &str, &str) = (552, "5.3.4", "the message is too large");
 
@@ -55,6 +62,8 @@ pub(super) enum Outcome {
 pub(super) struct Message {
     name: CommandName,
     started: Instant,
+    /// When its first octet could come.
+    begun: Instant,
     reader: MessageReader,
     stuffer: DotStuffer,
     /// Some octets of it, on their way from here to there.
@@ -85,7 +94,7 @@ impl Trouble {
             None => None,
         };
         let trouble = match refusal {
-            Some(reply) => Self::Refused(envelope::words(&reply, session.logged_in)),
+            Some(reply) => Self::Refused(words::of(&reply, session.logged_in)),
             None => Self::Upstream(lost),
         };
         session.logged_in.drop_connection(session.gateway);
@@ -103,6 +112,7 @@ pub(super) async fn read(start: Start, session: &mut Session<'_>) -> Result<Outc
     };
     let idle = session.gateway.timeouts.idle;
     session.client.lines.limit_stalls(idle);
+    session.client.lines.set_deadline(None);
     match outcome {
         Ok(Read::Whole) => Ok(Outcome::Whole(Box::new(message))),
         Ok(given_up) => {
@@ -137,6 +147,7 @@ enum Read {
 /// Up to CRLF.CRLF.
 async fn data(message: &mut Message, session: &mut Session<'_>) -> Result<(), SessionEnd> {
     while !message.reader.is_complete() {
+        session.client.lines.set_deadline(message.deadline());
         let chunk = session.client.lines.peek().await?;
         let octets = message.take(chunk);
         session.client.lines.consume(octets);
@@ -156,6 +167,7 @@ async fn chunks(
         let chunk_octets = octets;
         while octets > 0 {
             let octets_max = usize::try_from(octets).unwrap_or(usize::MAX);
+            session.client.lines.set_deadline(message.deadline());
             let chunk = session.client.lines.peek().await?;
             let chunk = &chunk[..chunk.len().min(octets_max)];
             let taken = message.take(chunk);
@@ -237,12 +249,21 @@ pub(super) async fn discard(octets: u64, session: &mut Session<'_>) -> Result<()
     if octets > session.gateway.submission.message_octets_max {
         return Err(SessionEnd::MessageEndless);
     }
+    let begun = Instant::now();
     let mut left = octets;
     while left > 0 {
         let octets_max = usize::try_from(left).unwrap_or(usize::MAX);
+        let deadline = content_deadline(begun, octets - left);
+        session.client.lines.set_deadline(Some(deadline));
         left -= session.client.lines.chunk(octets_max).await?.len() as u64;
     }
+    session.client.lines.set_deadline(None);
     Ok(())
+}
+
+/// When more of a message must have come than these octets.
+fn content_deadline(begun: Instant, octets: u64) -> Instant {
+    begun + CONTENT_TIME + Duration::from_secs(octets / CONTENT_OCTETS_PER_SECOND_MIN)
 }
 
 impl Message {
@@ -254,6 +275,7 @@ impl Message {
         let mut message = Self {
             name,
             started: start.started,
+            begun: Instant::now(),
             reader: MessageReader::new(framing),
             stuffer: DotStuffer::default(),
             octets: Vec::new(),
@@ -267,6 +289,10 @@ impl Message {
             received::line(start.is_utf8, session, &mut message.octets);
         }
         message
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        Some(content_deadline(self.begun, self.reader.octets()))
     }
 
     /// Takes as much of what came as belongs to the message.
@@ -286,7 +312,7 @@ impl Message {
         if self.trouble.is_none()
             && let Some(connection) = &mut session.logged_in.connection
         {
-            self.stuffer.push(&self.octets, connection.output());
+            self.stuffer.push(&self.octets, connection.body_output());
             // What came goes on now, unless there is something to go with it.
             let is_alone = !session.client.lines.has_input() && !self.reader.is_complete();
             let sent = match is_alone {
@@ -364,7 +390,7 @@ impl Message {
 /// Tells the upstream that the message has ended, and the client what the upstream says to that.
 pub(super) async fn conclude(mut message: Message, session: &mut Session<'_>) {
     if let Some(connection) = &mut session.logged_in.connection {
-        std::mem::take(&mut message.stuffer).end(connection.output());
+        std::mem::take(&mut message.stuffer).end(connection.body_output());
         if let Err(lost) = connection.flush().await {
             message.trouble = Some(Trouble::with_upstream(lost, session).await);
         }
@@ -387,7 +413,7 @@ pub(super) async fn conclude(mut message: Message, session: &mut Session<'_>) {
     match reply.class() {
         Class::Done => accepted(&reply, message, session),
         Class::NotNow | Class::Never => {
-            let words = envelope::words(&reply, session.logged_in);
+            let words = words::of(&reply, session.logged_in);
             message.refused(&words, session);
         }
         Class::GoOn => {
@@ -401,10 +427,11 @@ pub(super) async fn conclude(mut message: Message, session: &mut Session<'_>) {
 }
 
 fn accepted(reply: &Reply, mut message: Message, session: &mut Session<'_>) {
-    let words = envelope::words(reply, session.logged_in);
+    let words = words::of(reply, session.logged_in);
     session.client.lines.output().extend_from_slice(&words);
     let octets = message.reader.octets();
     session.record.accepted += 1;
+    session.record.envelope_refusals = 0;
     session.record.accepted_octets += octets;
     message.count(true, SubmissionResult::Accepted, session);
     debug!(session = %session.record.id, octets, "message accepted");

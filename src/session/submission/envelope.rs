@@ -1,25 +1,32 @@
 //! MAIL and RCPT (RFC 5321 §3.3): who sends to whom is the upstream's to judge, command by command; what
 //! a client pipelines goes on pipelined.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::content::{self, Start};
 use super::flight::{self, Flight, Sent, What};
-use super::{Introduction, LoggedIn, MISTAKES_MAX, Session, ehlo};
+use super::objection::{self, LOST, Objection};
+use super::{Introduction, LoggedIn, MISTAKES_MAX, Session, ehlo, received, words};
 use crate::failure::{Failure, FailureKind};
 use crate::session::SessionEnd;
 use crate::smtp::command::{self, COMMAND_LINE_OCTETS_MAX, Command, CommandName};
-use crate::smtp::envelope::{
-    ForwardPath, Need, Parameter, Parameters, ReversePath, decimal, need_of_mail, need_of_rcpt,
-};
+use crate::smtp::envelope::{ForwardPath, Need, Parameter, Parameters, ReversePath, need_of_mail};
 use crate::smtp::extension::Extension;
 use crate::smtp::reply::{self, Class, Reply};
+use crate::upstream::SubmissionClient;
+
+/// From MAIL to DATA, with all that the upstream takes for it; a client that trickles must not stay for ever.
+const ENVELOPE_TIME_MAX: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// A transaction before its content.
 #[derive(Default)]
 struct Envelope {
     /// MAIL was said, and not refused so far.
     is_open: bool,
+    /// When the client must have come to its content.
+    ends: Option<Instant>,
     /// The upstream was lost in this transaction: what follows in it must be said again later, and is no
     /// mistake of the client's.
     is_lost: bool,
@@ -38,16 +45,6 @@ enum Verdict {
     /// In these words.
     Refused(Vec<u8>),
 }
-
-/// Why a command is not passed on: code, enhanced code, text.
-type Objection = (u16, &'static str, &'static str);
-
-/// To a command of a transaction that was lost with the upstream; the cause has been told before.
-const LOST: Objection = (
-    451,
-    "4.4.2",
-    "the connection to the mail server was lost; try again later",
-);
 
 /// Runs until a message begins, or QUIT: `None`.
 pub(super) async fn run(
@@ -109,6 +106,9 @@ impl Envelope {
             if !session.client.lines.has_line() || !takes_several_commands(session.logged_in) {
                 self.settle(session).await?;
             }
+            let idle_ends = Instant::now() + session.gateway.timeouts.idle;
+            let ends = self.ends.map_or(idle_ends, |ends| ends.min(idle_ends));
+            session.client.lines.set_deadline(Some(ends));
             let line = session.client.lines.line(COMMAND_LINE_OCTETS_MAX).await?;
             let started = Instant::now();
             match Command::parse(line) {
@@ -194,31 +194,49 @@ impl Envelope {
     ) -> Result<(), SessionEnd> {
         let objection = match self.is_open {
             true => Some((503, "5.5.1", "there is a transaction already")),
-            false => object_to_mail(&from, &parameters, session),
+            false => objection::to_mail(&from, &parameters, session),
         };
         if let Some(objection) = objection {
             return self
                 .object(objection, CommandName::Mail, started, session)
                 .await;
         }
-        if std::mem::take(&mut session.logged_in.is_stale) {
-            self.flight
-                .add(What::Reset, CommandName::Rset, started, |out| {
-                    out.extend_from_slice(b"RSET\r\n");
-                });
-        }
+        self.reset_upstream(session).await?;
+        let is_utf8 = parameters.find("SMTPUTF8").is_some();
+        // RFC 1870 §6.1: what the upstream will get.
+        let parameters = parameters.of_longer_message(received::octets_max(is_utf8, session));
         let known = session.logged_in.extensions;
         let is_for_upstream = |parameter: &&Parameter| match need_of_mail(parameter) {
-            Some(Need::Extension(extension)) => known.has(extension),
-            Some(Need::Nothing | Need::NotForUpstreams) | None => false,
+            Ok(Need::Extension(extension)) => known.has(extension),
+            Ok(Need::Nothing | Need::NotForUpstreams) | Err(_) => false,
         };
         self.flight
             .add(What::Mail, CommandName::Mail, started, |out| {
                 command::write_mail(&from, parameters.iter().filter(is_for_upstream), out);
             });
         self.is_open = true;
+        self.ends = Some(Instant::now() + ENVELOPE_TIME_MAX);
         self.is_lost = false;
-        self.is_utf8 = parameters.find("SMTPUTF8").is_some();
+        self.is_utf8 = is_utf8;
+        Ok(())
+    }
+
+    /// RSET goes before MAIL where the client has given up what the upstream knows of, and where the upstream
+    /// may have left without a word: it may think for minutes about MAIL, about RSET it need not.
+    async fn reset_upstream(&mut self, session: &mut Session<'_>) -> Result<(), SessionEnd> {
+        let connection = session.logged_in.connection.as_ref();
+        let may_be_gone = connection.is_some_and(SubmissionClient::has_been_silent);
+        if !std::mem::take(&mut session.logged_in.is_stale) && !may_be_gone {
+            return Ok(());
+        }
+        let started = Instant::now();
+        self.flight
+            .add(What::Reset, CommandName::Rset, started, |out| {
+                out.extend_from_slice(b"RSET\r\n");
+            });
+        if !takes_several_commands(session.logged_in) {
+            self.settle(session).await?;
+        }
         Ok(())
     }
 
@@ -227,23 +245,14 @@ impl Envelope {
         (to, parameters, started): (ForwardPath, Parameters, Instant),
         session: &mut Session<'_>,
     ) -> Result<(), SessionEnd> {
-        let unsupported = |parameter: &Parameter| match need_of_rcpt(parameter) {
-            Some(Need::Extension(extension)) => !session.logged_in.can(extension, session.client),
-            Some(Need::Nothing | Need::NotForUpstreams) => false,
-            None => true,
-        };
         let objection = if self.is_lost {
             Some(LOST)
         } else if !self.is_open {
             Some((503, "5.5.1", "MAIL first"))
         } else if self.recipients + self.unjudged >= session.gateway.submission.recipients_max {
             Some((452, "4.5.3", "too many recipients"))
-        } else if !self.is_utf8 && !to.mailbox().is_ascii() {
-            Some(UTF8_UNANNOUNCED)
-        } else if parameters.iter().any(unsupported) {
-            Some(UNSUPPORTED_PARAMETER)
         } else {
-            None
+            objection::to_rcpt(&to, &parameters, self.is_utf8, session)
         };
         if let Some(objection) = objection {
             return self
@@ -369,6 +378,9 @@ impl Envelope {
                 .record
                 .misplaced(session.client, code, enhanced, text),
             _ => {
+                if code >= 500 {
+                    session.record.envelope_refused()?;
+                }
                 session.record.refuse(session.client, code, enhanced, text);
                 Ok(())
             }
@@ -389,9 +401,13 @@ impl Envelope {
         for sent in sent {
             let reply = match reply.take() {
                 Some(reply) => reply,
-                None => flight::next_reply(session.logged_in).await,
+                None => flight::next_reply(session.logged_in, sent.awaited()).await,
             };
             let reply = reply.and_then(|reply| understood(reply, sent.what));
+            let is_of_envelope = matches!(sent.what, What::Mail | What::Rcpt);
+            if is_of_envelope && reply.as_ref().is_ok_and(is_final) {
+                session.record.envelope_refused()?;
+            }
             let mut words = Vec::new();
             let is_done = self.judge(sent, reply, &mut words, session);
             let elapsed = sent.started.elapsed();
@@ -460,7 +476,7 @@ impl Envelope {
             }
             What::Reset | What::Data => {}
         }
-        words.append(&mut self::words(&reply, session.logged_in));
+        words.append(&mut words::of(&reply, session.logged_in));
         if reply.code == 421 {
             self.is_lost |= self.is_open;
             self.is_open = false;
@@ -468,40 +484,6 @@ impl Envelope {
             session.logged_in.drop_connection(session.gateway);
         }
         is_done
-    }
-}
-
-const UTF8_UNANNOUNCED: Objection = (553, "5.6.7", "that address needs SMTPUTF8");
-
-const UNSUPPORTED_PARAMETER: Objection = (555, "5.5.4", "a parameter that is not supported here");
-
-/// Why MAIL is not passed on, if there is anything against it.
-fn object_to_mail(
-    from: &ReversePath,
-    parameters: &Parameters,
-    session: &Session<'_>,
-) -> Option<Objection> {
-    let is_supported = |parameter: &Parameter| match need_of_mail(parameter) {
-        // We announce it ourselves.
-        Some(Need::Extension(Extension::Size) | Need::Nothing | Need::NotForUpstreams) => true,
-        Some(Need::Extension(extension)) => session.logged_in.can(extension, session.client),
-        None => false,
-    };
-    if !parameters.iter().all(is_supported) {
-        return Some(UNSUPPORTED_PARAMETER);
-    }
-    let octets = parameters.find("SIZE").and_then(Parameter::value);
-    if octets.and_then(decimal) > Some(session.logged_in.message_octets_max(session.gateway)) {
-        return Some(content::TOO_LARGE);
-    }
-    let mailbox = from.mailbox()?;
-    if !mailbox.is_ascii() && parameters.find("SMTPUTF8").is_none() {
-        return Some(UTF8_UNANNOUNCED);
-    }
-    let policy = &session.logged_in.upstream.settings().sender;
-    match policy.permits(mailbox.as_bytes(), session.logged_in.credential.login()) {
-        true => None,
-        false => Some((550, "5.7.1", "this login may not send as that sender")),
     }
 }
 
@@ -519,22 +501,10 @@ fn understood(reply: Reply, what: What) -> Result<Reply, Failure> {
     }
 }
 
-/// The upstream's words, as the client hears them. That the one closes its connection does not close the
-/// other's.
-pub(super) fn words(reply: &Reply, logged_in: &LoggedIn) -> Vec<u8> {
-    let mut words = Vec::new();
-    let code = match reply.code {
-        421 => 451,
-        code => code,
-    };
-    let connection = logged_in.connection.as_ref();
-    match connection.is_some_and(|connection| connection.repeats_credential(reply)) {
-        true => Reply {
-            code,
-            lines: vec![b"(withheld)".to_vec()],
-        }
-        .pass_on(code, &mut words),
-        false => reply.pass_on(code, &mut words),
-    }
-    words
+/// Whether a reply refuses for good what was asked for. That a message has too many recipients is 452 (RFC
+/// 5321 §4.5.3.1.10), and 5yz at some servers; the rest of them can follow in another one.
+fn is_final(reply: &Reply) -> bool {
+    let enhanced = reply.enhanced();
+    let too_many = enhanced.is_some_and(|code| (code.subject, code.detail) == (5, 3));
+    reply.class() == Class::Never && !too_many
 }

@@ -8,6 +8,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::session::Gateway;
 use crate::smtp::command::CommandName;
 use crate::smtp::reply::Reply;
+use crate::upstream::Awaited;
 
 /// Commands that were not sent yet.
 #[derive(Default)]
@@ -33,6 +34,17 @@ pub(super) enum What {
     Mail,
     Rcpt,
     Data,
+}
+
+impl Sent {
+    /// As what its reply is awaited.
+    pub(super) fn awaited(&self) -> Awaited {
+        match self.what {
+            What::Reset => Awaited::Reset,
+            What::Mail | What::Rcpt => Awaited::Envelope,
+            What::Data => Awaited::Data,
+        }
+    }
 }
 
 impl Flight {
@@ -71,17 +83,19 @@ impl Flight {
             sent.first().map(|first| first.what),
             Some(What::Reset | What::Mail)
         );
-        let mut result = first_reply(logged_in, &octets).await;
+        let first = sent.first().map_or(Awaited::Envelope, Sent::awaited);
+        let mut result = first_reply(logged_in, &octets, first).await;
         let is_gone = match (&result, &logged_in.connection) {
             (Ok(reply), _) => reply.code == 421,
-            (Err(_), Some(connection)) => connection.was_closed(),
+            // Nobody has to think about RSET: who does not answer it has left without a word.
+            (Err(_), Some(connection)) => connection.was_closed() || first == Awaited::Reset,
             (Err(_), None) => true,
         };
         if begins && is_gone {
             debug!("the upstream has closed its connection");
             logged_in.drop_connection(gateway);
             result = match reopen(gateway, logged_in).await {
-                Ok(()) => first_reply(logged_in, &octets).await,
+                Ok(()) => first_reply(logged_in, &octets, first).await,
                 Err(failure) => Err(failure),
             };
         }
@@ -89,17 +103,24 @@ impl Flight {
     }
 }
 
-async fn first_reply(logged_in: &mut LoggedIn, octets: &[u8]) -> Result<Reply, Failure> {
+async fn first_reply(
+    logged_in: &mut LoggedIn,
+    octets: &[u8],
+    awaited: Awaited,
+) -> Result<Reply, Failure> {
     if let Some(connection) = &mut logged_in.connection {
         connection.output().extend_from_slice(octets);
     }
-    next_reply(logged_in).await
+    next_reply(logged_in, awaited).await
 }
 
 /// The reply to the next command of a flight.
-pub(super) async fn next_reply(logged_in: &mut LoggedIn) -> Result<Reply, Failure> {
+pub(super) async fn next_reply(
+    logged_in: &mut LoggedIn,
+    awaited: Awaited,
+) -> Result<Reply, Failure> {
     match &mut logged_in.connection {
-        Some(connection) => connection.reply().await,
+        Some(connection) => connection.reply_to(awaited).await,
         None => Err(FailureKind::UpstreamLost.because("the upstream has closed the connection")),
     }
 }
@@ -111,8 +132,13 @@ async fn reopen(gateway: &Gateway, logged_in: &mut LoggedIn) -> Result<(), Failu
         return Err(FailureKind::AuthUnavailable.because(cause));
     }
     let hostname = &gateway.submission.settings.hostname;
-    let connected =
-        authorization::connect(&logged_in.upstream, &logged_in.credential, hostname).await;
+    let LoggedIn {
+        upstream,
+        credential,
+        trace,
+        ..
+    } = &*logged_in;
+    let connected = authorization::connect(upstream, credential, hostname, trace.as_ref()).await;
     let connection = connected.map_err(|failure| match failure.kind {
         // It was right a while ago, so the user is not asked for another one.
         FailureKind::AuthRejected => {

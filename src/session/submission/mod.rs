@@ -3,16 +3,19 @@
 
 mod authorization;
 mod content;
+mod copy_logins;
 mod envelope;
 mod flight;
+mod objection;
 mod received;
 mod sent_copy;
+mod words;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{Level, info};
+use tracing::{Instrument, Level, info};
 
 use self::content::{Message, Outcome};
 pub use self::sent_copy::SentCopies;
@@ -25,10 +28,15 @@ use crate::smtp::command::{Command, CommandName, Mistake};
 use crate::smtp::extension::{Extension, Extensions};
 use crate::smtp::reply;
 use crate::tls::TlsAcceptor;
+use crate::trace::SessionTrace;
 use crate::upstream::{SubmissionClient, Upstream};
 
 /// Commands that were none, or came out of place, after which a client is cut off.
 const MISTAKES_MAX: u32 = 30;
+
+/// MAIL and RCPT that were refused for good since the last message was accepted, after which a client is cut
+/// off: it tries out who is there. A list may have many recipients who are no more.
+const ENVELOPE_REFUSALS_MAX: u32 = 100;
 
 /// Time for the last words to a client that is being cut off.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -71,6 +79,7 @@ struct LoggedIn {
     /// What the upstream can do.
     extensions: Extensions,
     introduction: Option<Introduction>,
+    trace: Option<SessionTrace>,
     _permit: Box<dyn Send + Sync>,
     _open: OpenGuard,
 }
@@ -125,16 +134,28 @@ struct Record {
     accepted_octets: u64,
     refused: u32,
     mistakes: u32,
+    envelope_refusals: u32,
+    /// Where `[trace]` may be about this one.
+    trace: Option<SessionTrace>,
 }
 
 /// Serves one client from greeting to close; `accepted` is when its connection was.
 pub async fn serve(mut client: Client, gateway: &Gateway, accepted: Instant) {
     let mut record = Record::new(accepted);
-    let result = conversation(&mut client, gateway, &mut record).await;
-    if let Err(end) = &result {
-        last_words(&mut client, end, gateway, &mut record).await;
+    if let Some(trace) = &gateway.trace {
+        let trace = trace.session(record.id.to_string(), true);
+        client.lines.tap(trace.client_leg());
+        record.trace = Some(trace);
     }
-    record.close(&client, gateway, result.err());
+    let span = client.span(record.id);
+    let session = async {
+        let result = conversation(&mut client, gateway, &mut record).await;
+        if let Err(end) = &result {
+            last_words(&mut client, end, gateway, &mut record).await;
+        }
+        record.close(&client, gateway, result.err());
+    };
+    session.instrument(span).await;
 }
 
 async fn conversation(
@@ -231,6 +252,7 @@ async fn last_words(client: &mut Client, end: &SessionEnd, gateway: &Gateway, re
         SessionEnd::OutOfStep => reply::say(out, 421, "4.5.0", "not to be followed any more"),
         SessionEnd::MessageEndless => reply::say(out, 552, "5.3.4", "the message is too large"),
         SessionEnd::TooManyMistakes => reply::say(out, 421, "4.7.0", "too many mistakes"),
+        SessionEnd::TooManyRefusals => reply::say(out, 421, "4.7.0", "too many refused addresses"),
         SessionEnd::TooManyLogins => reply::say(out, 421, "4.7.0", "too many refused logins"),
         SessionEnd::LoginTimeout | SessionEnd::ClientIdle => {
             reply::say(out, 421, "4.4.2", "waited too long");
@@ -255,6 +277,8 @@ impl Record {
             accepted_octets: 0,
             refused: 0,
             mistakes: 0,
+            envelope_refusals: 0,
+            trace: None,
         }
     }
 
@@ -345,6 +369,15 @@ impl Record {
         Ok(())
     }
 
+    /// Counts a MAIL or RCPT that was refused for good.
+    fn envelope_refused(&mut self) -> Result<(), SessionEnd> {
+        self.envelope_refusals += 1;
+        match self.envelope_refusals > ENVELOPE_REFUSALS_MAX {
+            true => Err(SessionEnd::TooManyRefusals),
+            false => Ok(()),
+        }
+    }
+
     /// Answers what is no mistake and cannot be all the same.
     fn refuse(&mut self, client: &mut Client, code: u16, enhanced: &str, text: &str) {
         self.refused += 1;
@@ -391,11 +424,9 @@ fn ehlo(out: &mut Vec<u8>, client: &Client, gateway: &Gateway, logged_in: Option
         if service.tls.is_some() && !client.secure {
             keywords.push("STARTTLS".to_owned());
         }
-        if gateway.permits_login(client) {
-            keywords.push(format!(
-                "AUTH {}",
-                authorization::mechanisms(known).join(" ")
-            ));
+        let mechanisms: Vec<_> = authorization::Logins::of(gateway).names().collect();
+        if gateway.permits_login(client) && !mechanisms.is_empty() {
+            keywords.push(format!("AUTH {}", mechanisms.join(" ")));
         }
     }
     reply::line(out, format_args!("250-{}", service.settings.hostname));

@@ -10,8 +10,24 @@ use crate::clock::MessageDate;
 /// Octets of what a client calls itself that are repeated.
 const NAME_OCTETS_MAX: usize = 255;
 
+/// A date with as many octets as any.
+const LONGEST_DATE: &str = "Wed, 25 Nov 2026 13:08:16 +0000";
+
 /// Appends the line for a message of this session.
 pub(super) fn line(is_utf8: bool, session: &Session<'_>, out: &mut Vec<u8>) {
+    write_line(is_utf8, session, MessageDate::now(), out);
+}
+
+/// Octets that a message gets by that, at most.
+pub(super) fn octets_max(is_utf8: bool, session: &Session<'_>) -> u64 {
+    let mut added = Vec::new();
+    if session.gateway.submission.settings.received {
+        write_line(is_utf8, session, LONGEST_DATE, &mut added);
+    }
+    added.len() as u64
+}
+
+fn write_line(is_utf8: bool, session: &Session<'_>, date: impl Display, out: &mut Vec<u8>) {
     let trace = Trace {
         introduction: session.logged_in.introduction.as_ref(),
         address: session.client.address,
@@ -19,14 +35,10 @@ pub(super) fn line(is_utf8: bool, session: &Session<'_>, out: &mut Vec<u8>) {
         is_utf8,
         is_secure: session.client.secure,
         is_authenticated: session.logged_in.by_auth,
-        date: MessageDate::now(),
     };
+    let id = session.record.id;
     // Writing into a vector cannot fail.
-    let _ = write!(
-        out,
-        "{trace} id {};\r\n\t{}\r\n",
-        session.record.id, trace.date
-    );
+    let _ = write!(out, "{trace} id {id};\r\n\t{date}\r\n");
 }
 
 struct Trace<'a> {
@@ -36,7 +48,6 @@ struct Trace<'a> {
     is_utf8: bool,
     is_secure: bool,
     is_authenticated: bool,
-    date: MessageDate,
 }
 
 impl Trace<'_> {
@@ -100,7 +111,6 @@ mod tests {
             is_utf8,
             is_secure,
             is_authenticated: by_auth,
-            date: MessageDate::now(),
         }
         .to_string()
     }

@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::Session;
+use super::copy_logins::{CopyLogins, may_pass};
+use super::{LoggedIn, Session};
 use crate::config::SentCopy;
 use crate::failure::{Failure, FailureKind};
 use crate::imap::command::AppendedHeader;
@@ -20,10 +21,10 @@ use crate::metrics::{Metrics, SentCopyResult};
 use crate::sasl::Credential;
 use crate::session::{Gateway, SessionId};
 use crate::smtp::header::MessageIdFinder;
-use crate::spool::Spool;
-use crate::upstream::{ImapClient, Upstream};
+use crate::spool::{Spool, SpoolSpace};
+use crate::upstream::{Appended, ImapClient, Upstream};
 
-/// Messages that are written to disk or wait there.
+/// Messages that were sent and wait on the disk.
 const COPIES_MAX: usize = 256;
 
 /// Copies that are being put into mailboxes; few enough for any account's limit of connections.
@@ -53,19 +54,22 @@ pub struct SentCopies {
     tasks: TaskTracker,
     places: Arc<Semaphore>,
     connections: Arc<Semaphore>,
+    logins: Arc<CopyLogins>,
+    space: SpoolSpace,
 }
 
-impl Default for SentCopies {
-    fn default() -> Self {
+impl SentCopies {
+    /// None yet; those on the disk may take so many octets.
+    pub fn new(spool_octets_max: u64) -> Self {
         Self {
             tasks: TaskTracker::new(),
             places: Arc::new(Semaphore::new(COPIES_MAX)),
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            logins: Arc::default(),
+            space: SpoolSpace::new(spool_octets_max),
         }
     }
-}
 
-impl SentCopies {
     /// Waits for those that are on their way, but not for longer than this.
     pub async fn finish(&self, patience: Duration) {
         self.tasks.close();
@@ -84,7 +88,6 @@ pub(super) struct Copying {
     spool: Spool,
     message_id: MessageIdFinder,
     header: AppendedHeader,
-    place: OwnedSemaphorePermit,
 }
 
 impl Copying {
@@ -102,12 +105,16 @@ impl Copying {
             SentCopy::Auto if provider_keeps_one => return None,
             SentCopy::Auto | SentCopy::Always => {}
         }
-        let Ok(place) = service.copies.places.clone().try_acquire_owned() else {
-            no_copy(&"too many messages wait for theirs", session);
+        let LoggedIn {
+            upstream,
+            credential,
+            ..
+        } = &*session.logged_in;
+        if service.copies.logins.is_refused(upstream, credential) {
+            no_copy(&"the mailbox has refused this login before", session);
             return None;
-        };
-        let name = format!("popgate-{}-{}", std::process::id(), session.record.id);
-        match Spool::create(&service.settings.spool_folder, &name).await {
+        }
+        match Spool::create(&service.settings.spool_folder, &service.copies.space).await {
             Ok(spool) => Some(Self {
                 spool,
                 message_id: MessageIdFinder::default(),
@@ -115,7 +122,6 @@ impl Copying {
                     true => AppendedHeader::Utf8,
                     false => AppendedHeader::Ascii,
                 },
-                place,
             }),
             Err(error) => {
                 no_copy(&format!("smtp.spool_folder: {error}"), session);
@@ -132,7 +138,10 @@ impl Copying {
 
     /// There will be no copy.
     pub(super) fn fail(&self, error: &io::Error, session: &Session<'_>) {
-        no_copy(&format!("smtp.spool_folder: {error}"), session);
+        match error.kind() {
+            io::ErrorKind::QuotaExceeded => no_copy(&"limits.spool_octets is reached", session),
+            _ => no_copy(&format!("smtp.spool_folder: {error}"), session),
+        }
     }
 
     /// The message was sent; its copy follows.
@@ -143,13 +152,19 @@ impl Copying {
             draining,
             ..
         } = session.gateway;
+        let Ok(place) = submission.copies.places.clone().try_acquire_owned() else {
+            no_copy(&"too many messages wait for theirs", session);
+            return;
+        };
         let task = Task {
             copying: self,
+            _place: place,
             upstream: session.logged_in.upstream.clone(),
             credential: session.logged_in.credential.clone(),
             session: session.record.id,
             metrics: metrics.clone(),
             connections: submission.copies.connections.clone(),
+            logins: submission.copies.logins.clone(),
             draining: draining.clone(),
         };
         submission.copies.tasks.spawn(task.run());
@@ -167,11 +182,13 @@ fn no_copy(cause: &dyn std::fmt::Display, session: &Session<'_>) {
 
 struct Task {
     copying: Copying,
+    _place: OwnedSemaphorePermit,
     upstream: Arc<Upstream>,
     credential: Credential,
     session: SessionId,
     metrics: Arc<Metrics>,
     connections: Arc<Semaphore>,
+    logins: Arc<CopyLogins>,
     draining: CancellationToken,
 }
 
@@ -207,7 +224,6 @@ impl Task {
                 debug!(%session, result = result.label(), "copy of a sent message");
             }
         }
-        drop(self.copying.place);
     }
 
     async fn attempt(&mut self) -> Result<SentCopyResult, Failure> {
@@ -215,22 +231,13 @@ impl Task {
         let _connection = self.connections.clone().acquire_owned().await;
         let name = &self.upstream.settings().name;
         let _open = self.metrics.upstream_connection(name, "in_use");
-        let mut imap = self.upstream.connect_anew().await?;
-        imap.authenticate(&self.credential).await?;
+        let mut imap = (self.logins.log_in(&self.upstream, &self.credential)).await?;
         let result = store(&mut self.copying, &mut imap).await;
-        if result.is_ok() {
+        if let Ok(SentCopyResult::Stored | SentCopyResult::Duplicate) = result {
             imap.logout().await;
         }
         result
     }
-}
-
-/// A wrong password or a missing folder will not mend itself.
-fn may_pass(kind: FailureKind) -> bool {
-    !matches!(
-        kind,
-        FailureKind::AuthRejected | FailureKind::OurMistake | FailureKind::Misconfigured
-    )
 }
 
 async fn store(copying: &mut Copying, imap: &mut ImapClient) -> Result<SentCopyResult, Failure> {
@@ -259,7 +266,17 @@ async fn store(copying: &mut Copying, imap: &mut ImapClient) -> Result<SentCopyR
             }
         }
     }
-    imap.append(&target.mailbox, &mut copying.spool, copying.header)
+    let appended = imap
+        .append(&target.mailbox, &mut copying.spool, copying.header)
         .await?;
-    Ok(SentCopyResult::Stored)
+    match (appended, copying.message_id.found()) {
+        (Appended::Stored, _) => Ok(SentCopyResult::Stored),
+        // The next attempt looks for it.
+        (Appended::Unknown(failure), Some(_)) => Err(failure),
+        // Nobody could find out, and rather none than two.
+        (Appended::Unknown(failure), None) => {
+            warn!(%failure, "a message without Message-ID may have no copy");
+            Ok(SentCopyResult::Failed)
+        }
+    }
 }

@@ -169,6 +169,22 @@ impl ImapClient {
         }
         Ok(())
     }
+
+    /// ENABLE QRESYNC (RFC 7162 §3.2.3). From then on the upstream says VANISHED instead of EXPUNGE.
+    /// Whether it is enabled.
+    ///
+    /// # Errors
+    /// When it was lost.
+    pub async fn enable_qresync(&mut self) -> Result<bool, Failure> {
+        let mut enabled = false;
+        self.run(Command::enable_qresync(), |untagged| {
+            if let Untagged::Enabled(what) = untagged {
+                enabled |= what.has(Capability::QResync);
+            }
+        })
+        .await?;
+        Ok(enabled)
+    }
 }
 
 fn can_enable_utf8(capabilities: Capabilities) -> bool {

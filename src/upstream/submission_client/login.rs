@@ -53,7 +53,10 @@ impl SubmissionClient {
             reply = self.respond(&answer).await?;
         }
         match reply.class() {
-            Class::Done => Ok(()),
+            Class::Done => {
+                self.be_patient();
+                Ok(())
+            }
             _ => Err(self.login_failure(&reply)),
         }
     }

@@ -1,0 +1,455 @@
+//! [`Trace`]: what the sessions of one login say on both legs, in a file that an operator can send to
+//! somebody. Credentials are blanked, bodies are counted.
+//!
+//! Of what a client says, only what is known to be harmless is shown, so that a password which was typed in
+//! a wrong place stays hidden; of the rest, how much it was. No line is shown that repeats the credential.
+
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::config::TraceSettings;
+use crate::line_stream::Tap;
+use crate::sasl::Credential;
+
+/// Characters of a line that are shown.
+const LINE_SHOWN_MAX: usize = 200;
+
+/// Octets kept of what was said before it is known who says it.
+const PENDING_OCTETS_MAX: usize = 8 * 1024;
+
+/// The file, and for whom it is.
+pub struct Trace {
+    login: String,
+    sink: Mutex<Sink>,
+}
+
+struct Sink {
+    file: File,
+    octets_left: u64,
+}
+
+impl Trace {
+    /// Opens the file, for its owner alone.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn open(settings: &TraceSettings) -> io::Result<Self> {
+        let path = &settings.file;
+        let explain = |error: io::Error| {
+            io::Error::new(error.kind(), format!("[trace] {}: {error}", path.display()))
+        };
+        let mut options = OpenOptions::new();
+        options.create(true).append(true).mode(0o600);
+        let file = options.open(path).map_err(explain)?;
+        let octets = file.metadata().map_err(explain)?.len();
+        info!(login = settings.login, file = %path.display(), "what this login's sessions say is written to a file");
+        Ok(Self {
+            login: settings.login.to_lowercase(),
+            sink: Mutex::new(Sink {
+                file,
+                octets_left: settings.octets_max.saturating_sub(octets),
+            }),
+        })
+    }
+
+    /// For a session that begins; `name` is its reference.
+    pub fn session(self: &Arc<Self>, name: String, is_submission: bool) -> SessionTrace {
+        SessionTrace(Arc::new(Mutex::new(Recorder {
+            trace: self.clone(),
+            name,
+            started: Instant::now(),
+            is_submission,
+            identified: Identified::NotYet(String::new()),
+        })))
+    }
+
+    /// A line of the file. That it cannot be written is no session's trouble.
+    fn write(&self, line: &str) {
+        let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
+        let octets = line.len() as u64;
+        if sink.octets_left == 0 {
+            return;
+        }
+        if octets > sink.octets_left {
+            sink.octets_left = 0;
+            info!("the trace has become as large as it may");
+        } else if let Err(error) = sink.file.write_all(line.as_bytes()) {
+            sink.octets_left = 0;
+            warn!(%error, "the trace ends here: it cannot be written");
+        } else {
+            sink.octets_left -= octets;
+        }
+    }
+}
+
+/// One session, both of whose legs may be listened to.
+#[derive(Clone)]
+pub struct SessionTrace(Arc<Mutex<Recorder>>);
+
+struct Recorder {
+    trace: Arc<Trace>,
+    name: String,
+    started: Instant,
+    is_submission: bool,
+    identified: Identified,
+}
+
+/// Who is speaking.
+enum Identified {
+    /// Nobody knows; what was said so far.
+    NotYet(String),
+    /// The login that is asked for.
+    AsWanted(Credential),
+    AsSomebodyElse,
+}
+
+impl SessionTrace {
+    fn recorder(&self) -> MutexGuard<'_, Recorder> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The client tries to log in with this.
+    pub fn identify(&self, credential: &Credential) {
+        let recorder = &mut *self.recorder();
+        let login = String::from_utf8_lossy(credential.login()).to_lowercase();
+        let wanted = login == recorder.trace.login;
+        let next = match wanted {
+            true => Identified::AsWanted(credential.clone()),
+            false => Identified::AsSomebodyElse,
+        };
+        if let Identified::NotYet(said) = std::mem::replace(&mut recorder.identified, next)
+            && wanted
+        {
+            let harmless = |line: &&str| !credential.is_echoed_in(line.as_bytes());
+            let said = said.split_inclusive('\n').filter(harmless);
+            said.for_each(|line| recorder.trace.write(line));
+        }
+    }
+
+    /// Hears the client.
+    pub fn client_leg(&self) -> Box<dyn Tap> {
+        self.leg(Side::Client)
+    }
+
+    /// Hears the upstream, on a connection that is about to be logged in.
+    pub fn upstream_leg(&self) -> Box<dyn Tap> {
+        self.leg(Side::Upstream)
+    }
+
+    fn leg(&self, side: Side) -> Box<dyn Tap> {
+        Box::new(Leg {
+            session: self.clone(),
+            side,
+            unfinished: String::new(),
+            read: 0,
+            written: 0,
+        })
+    }
+}
+
+impl Recorder {
+    fn write(&mut self, speaker: char, text: &str) {
+        let milliseconds = self.started.elapsed().as_millis();
+        let line = format!("{} {milliseconds} {speaker}: {text}\n", self.name);
+        match &mut self.identified {
+            Identified::NotYet(said) if said.len() + line.len() <= PENDING_OCTETS_MAX => {
+                said.push_str(&line);
+            }
+            Identified::AsWanted(credential) if credential.is_echoed_in(text.as_bytes()) => {
+                let name = &self.name;
+                let withheld =
+                    format!("{name} {milliseconds} {speaker}: (repeats the credential)\n");
+                self.trace.write(&withheld);
+            }
+            Identified::AsWanted(_) => self.trace.write(&line),
+            Identified::NotYet(_) | Identified::AsSomebodyElse => {}
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Client,
+    Upstream,
+}
+
+impl Side {
+    /// As in a protocol's examples; the upstream's leg in small letters, on which we are the client.
+    fn speakers(self) -> (char, char) {
+        match self {
+            Self::Client => ('C', 'S'),
+            Self::Upstream => ('s', 'c'),
+        }
+    }
+}
+
+/// One connection of a session.
+struct Leg {
+    session: SessionTrace,
+    side: Side,
+    /// What we have said since the last line end.
+    unfinished: String,
+    /// Octets that were read and written since the last line, and are not shown.
+    read: u64,
+    written: u64,
+}
+
+impl Leg {
+    fn tell_counts(&mut self) {
+        let (theirs, ours) = self.side.speakers();
+        for (speaker, octets) in [(theirs, &mut self.read), (ours, &mut self.written)] {
+            if *octets > 0 {
+                let text = format!("({octets} octets)");
+                self.session.recorder().write(speaker, &text);
+                *octets = 0;
+            }
+        }
+    }
+}
+
+impl Tap for Leg {
+    fn heard(&mut self, line: &[u8]) {
+        self.tell_counts();
+        let mut recorder = self.session.recorder();
+        let shown = match self.side {
+            Side::Upstream => shown_of_upstream(line),
+            Side::Client => shown_of_client(line, recorder.is_submission),
+        };
+        recorder.write(self.side.speakers().0, &shown);
+    }
+
+    fn heard_octets(&mut self, octets: usize) {
+        self.read += octets as u64;
+    }
+
+    fn said(&mut self, octets: &[u8]) {
+        self.tell_counts();
+        for line in octets.split_inclusive(|octet| *octet == b'\n') {
+            let text = line.strip_suffix(b"\n").unwrap_or(line);
+            let text = text.strip_suffix(b"\r").unwrap_or(text);
+            self.unfinished.push_str(&abridged(text));
+            if line.ends_with(b"\n") {
+                let line = std::mem::take(&mut self.unfinished);
+                self.session.recorder().write(self.side.speakers().1, &line);
+            }
+        }
+    }
+
+    fn said_secret(&mut self) {
+        self.tell_counts();
+        if !self.unfinished.ends_with("***") {
+            self.unfinished.push_str("***");
+        }
+    }
+
+    fn said_octets(&mut self, octets: usize) {
+        self.written += octets as u64;
+    }
+}
+
+/// What was not told yet is told.
+impl Drop for Leg {
+    fn drop(&mut self) {
+        self.tell_counts();
+        if !self.unfinished.is_empty() {
+            let line = std::mem::take(&mut self.unfinished);
+            self.session.recorder().write(self.side.speakers().1, &line);
+        }
+        self.session
+            .recorder()
+            .write(self.side.speakers().1, "(the connection ends)");
+    }
+}
+
+fn abridged(text: &[u8]) -> String {
+    let shown = &text[..text.len().min(LINE_SHOWN_MAX)];
+    let mut line = shown.escape_ascii().to_string();
+    if shown.len() < text.len() {
+        // Writing into a string cannot fail.
+        let _ = write!(line, "… ({} octets in all)", text.len());
+    }
+    line
+}
+
+/// All but what a quoted string may hold of a message.
+fn shown_of_upstream(line: &[u8]) -> String {
+    let body = memchr::memmem::find(line, b"BODY[");
+    match body.and_then(|start| Some(start + memchr::memchr(b']', &line[start..])? + 1)) {
+        Some(end) if line.get(end..).is_some_and(|rest| rest.starts_with(b" \"")) => {
+            format!("{}… ({} octets in all)", abridged(&line[..end]), line.len())
+        }
+        _ => abridged(line),
+    }
+}
+
+/// Only what no password can be.
+fn shown_of_client(line: &[u8], is_submission: bool) -> String {
+    let (verb, rest) = match memchr::memchr(b' ', line) {
+        Some(blank) => (&line[..blank], &line[blank..]),
+        None => (line, &b""[..]),
+    };
+    let withheld = |octets: usize| format!("({octets} octets)");
+    let name = verb.to_ascii_uppercase();
+    let arguments = match (is_submission, name.as_slice()) {
+        (
+            false,
+            b"STAT" | b"LIST" | b"RETR" | b"DELE" | b"TOP" | b"UIDL" | b"NOOP" | b"RSET" | b"LAST"
+            | b"QUIT" | b"CAPA" | b"STLS" | b"UTF8",
+        ) => match rest.iter().all(|octet| b" 0123456789".contains(octet)) {
+            true => abridged(rest),
+            false => format!(" {}", withheld(rest.len() - 1)),
+        },
+        (true, b"NOOP" | b"RSET" | b"QUIT" | b"DATA" | b"STARTTLS") if rest.is_empty() => {
+            String::new()
+        }
+        (true, b"EHLO" | b"HELO") => abridged(rest),
+        (true, b"MAIL" | b"RCPT") if is_path(rest) => abridged(rest),
+        (true, b"BDAT") => abridged(rest),
+        (_, b"AUTH") => match rest.split(|octet| *octet == b' ').nth(1) {
+            None => String::new(),
+            Some(mechanism) if is_mechanism(mechanism) => {
+                format!(
+                    " {}{}",
+                    abridged(mechanism),
+                    if rest.len() > mechanism.len() + 1 {
+                        " ***"
+                    } else {
+                        ""
+                    }
+                )
+            }
+            Some(_) => " ***".to_owned(),
+        },
+        (false, b"USER" | b"PASS") => " ***".to_owned(),
+        _ => return withheld(line.len()),
+    };
+    format!("{}{arguments}", abridged(verb))
+}
+
+fn is_mechanism(word: &[u8]) -> bool {
+    [&b"PLAIN"[..], b"LOGIN", b"XOAUTH2", b"OAUTHBEARER"]
+        .iter()
+        .any(|name| word.eq_ignore_ascii_case(name))
+}
+
+fn is_path(rest: &[u8]) -> bool {
+    let rest = rest.to_ascii_uppercase();
+    rest.starts_with(b" FROM:<") || rest.starts_with(b" TO:<")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+
+    #[test]
+    fn of_a_client_only_what_is_harmless_is_shown() {
+        for (line, pop3, submission) in [
+            ("USER joe", "USER ***", "(8 octets)"),
+            ("PASS hunter2", "PASS ***", "(12 octets)"),
+            ("PASSS hunter2", "(13 octets)", "(13 octets)"),
+            ("hunter2", "(7 octets)", "(7 octets)"),
+            ("LIST hunter2", "LIST (7 octets)", "(12 octets)"),
+            ("quit hunter2", "quit (7 octets)", "(12 octets)"),
+            ("retr 12", "retr 12", "(7 octets)"),
+            ("TOP 1 0", "TOP 1 0", "(7 octets)"),
+            ("AUTH PLAIN AGpvZQ==", "AUTH PLAIN ***", "AUTH PLAIN ***"),
+            ("AUTH login", "AUTH login", "AUTH login"),
+            ("AUTH hunter2", "AUTH ***", "AUTH ***"),
+            ("AGpvZQBodW50ZXIy", "(16 octets)", "(16 octets)"),
+            (
+                "MAIL FROM:<a@example.org>",
+                "(25 octets)",
+                "MAIL FROM:<a@example.org>",
+            ),
+            ("MAIL hunter2", "(12 octets)", "(12 octets)"),
+            ("EHLO me", "(7 octets)", "EHLO me"),
+            ("BDAT 7 LAST", "(11 octets)", "BDAT 7 LAST"),
+            ("DATA", "(4 octets)", "DATA"),
+        ] {
+            assert_eq!(shown_of_client(line.as_bytes(), false), pop3, "{line}");
+            assert_eq!(shown_of_client(line.as_bytes(), true), submission, "{line}");
+        }
+    }
+
+    #[test]
+    fn of_an_upstream_no_body_is_shown() {
+        let told = "* 1 FETCH (UID 1 BODY[HEADER] \"Subject: x\")";
+        let shown = shown_of_upstream(told.as_bytes());
+        assert_eq!(shown, "* 1 FETCH (UID 1 BODY[HEADER]… (43 octets in all)");
+        let told = "* 1 FETCH (UID 1 BODY[] {12}";
+        assert_eq!(shown_of_upstream(told.as_bytes()), told);
+    }
+
+    fn credential(login: &str) -> Credential {
+        let password = Secret::new(b"hunter2!".to_vec());
+        Credential::password(login.as_bytes(), password).expect("sound")
+    }
+
+    /// What is in the file after the sessions of two logins.
+    fn traced(octets_max: u64) -> String {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("trace");
+        let login = "Joe@example.org".to_owned();
+        let settings = TraceSettings {
+            login,
+            file,
+            octets_max,
+        };
+        let trace = Arc::new(Trace::open(&settings).expect("opened"));
+        for login in ["joe@example.org", "ann@example.org"] {
+            let session = trace.session("7f3a0001".to_owned(), false);
+            let mut client = session.client_leg();
+            client.said(b"+OK ready\r\n");
+            client.heard(b"STAT");
+            session.identify(&credential(login));
+            let mut upstream = session.upstream_leg();
+            upstream.said(b"g1 LOGIN joe ");
+            upstream.said_secret();
+            upstream.said(b"\r\n");
+            upstream.heard(b"g1 NO wrong: hunter2!");
+            client.said(b"+OK 12 octets\r\n");
+            for _ in 0..2 {
+                upstream.heard_octets(6);
+                client.said_octets(6);
+            }
+            client.said(b".\r\n");
+        }
+        std::fs::read_to_string(&settings.file).expect("text")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_login_is_told_of_from_its_greeting_on() {
+        assert_eq!(
+            traced(10_000),
+            "7f3a0001 0 S: +OK ready\n\
+             7f3a0001 0 C: STAT\n\
+             7f3a0001 0 c: g1 LOGIN joe ***\n\
+             7f3a0001 0 s: (repeats the credential)\n\
+             7f3a0001 0 S: +OK 12 octets\n\
+             7f3a0001 0 S: (12 octets)\n\
+             7f3a0001 0 S: .\n\
+             7f3a0001 0 s: (12 octets)\n\
+             7f3a0001 0 c: (the connection ends)\n\
+             7f3a0001 0 S: (the connection ends)\n"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_file_has_its_limit() {
+        let all = traced(10_000);
+        for octets in [0, 1, 24, 30, 100] {
+            let part = traced(octets);
+            assert!(
+                part.len() as u64 <= octets && all.starts_with(&part),
+                "{part}"
+            );
+        }
+    }
+}

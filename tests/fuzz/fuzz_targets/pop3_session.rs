@@ -1,0 +1,176 @@
+//! A POP3 session between a client and an upstream that both say anything: every line that the upstream
+//! hears is one command of ours; nothing is changed there before QUIT, nor more than was marked by DELE; and
+//! no body gets its terminator before the upstream's tagged response.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use popgate_fuzz::{Event, Service, connections, has_only_crlf, heard_by_upstream, play};
+
+/// With what a tagged line may go on.
+const COMMANDS: [&[u8]; 18] = [
+    b"CAPABILITY",
+    b"LOGIN ",
+    b"AUTHENTICATE ",
+    b"ID ",
+    b"ENABLE ",
+    b"SELECT ",
+    b"UID FETCH ",
+    b"UID SEARCH ",
+    b"UID STORE ",
+    b"UID COPY ",
+    b"UID MOVE ",
+    b"UID EXPUNGE ",
+    b"LIST ",
+    b"XLIST ",
+    b"CREATE ",
+    b"NOOP",
+    b"LOGOUT",
+    b"SUBSCRIBE ",
+];
+
+fuzz_target!(|script: &[u8]| {
+    let events = play(script, Service::Pop3);
+    for connection in 0..connections(&events) {
+        check_commands(&heard_by_upstream(&events, connection));
+    }
+    check_changes(&events);
+    check_terminators(&events);
+});
+
+/// One command a line, each with the next tag, but for literals and the answers to challenges.
+fn check_commands(heard: &[u8]) {
+    let mut rest = heard;
+    let mut in_authenticate = false;
+    let mut tags = 0;
+    while let Some(end) = rest.iter().position(|octet| *octet == b'\n') {
+        let mut line = rest[..end + 1].to_vec();
+        rest = &rest[end + 1..];
+        // The octets of a literal are arguments, whatever they are.
+        while let Some(octets) = literal(&line) {
+            let Some(behind) = rest.get(octets..) else {
+                return;
+            };
+            let Some(end) = behind.iter().position(|octet| *octet == b'\n') else {
+                return;
+            };
+            line.truncate(
+                line.iter()
+                    .rposition(|octet| *octet == b'{')
+                    .expect("a literal"),
+            );
+            line.extend_from_slice(&behind[..end + 1]);
+            rest = &behind[end + 1..];
+        }
+        has_only_crlf(&line);
+        let line = line.strip_suffix(b"\r\n").expect("CRLF");
+        if in_authenticate && !line.starts_with(format!("g{} ", tags + 1).as_bytes()) {
+            assert!(
+                line.iter()
+                    .all(|octet| octet.is_ascii_alphanumeric() || b"+/=*".contains(octet))
+            );
+            continue;
+        }
+        tags += 1;
+        let command = line.strip_prefix(format!("g{tags} ").as_bytes());
+        let command = command.unwrap_or_else(|| panic!("no command: {}", line.escape_ascii()));
+        assert!(
+            COMMANDS.iter().any(|known| command.starts_with(known)),
+            "{}",
+            command.escape_ascii()
+        );
+        in_authenticate = command.starts_with(b"AUTHENTICATE ");
+    }
+}
+
+/// How many octets of a literal follow this line.
+fn literal(line: &[u8]) -> Option<usize> {
+    let line = line.strip_suffix(b"}\r\n")?;
+    let line = line
+        .strip_suffix(b"+")
+        .or(line.strip_suffix(b"-"))
+        .unwrap_or(line);
+    let brace = line.iter().rposition(|octet| *octet == b'{')?;
+    str::from_utf8(&line[brace + 1..]).ok()?.parse().ok()
+}
+
+/// STORE, COPY, MOVE and EXPUNGE come behind QUIT, and name no more messages than DELE did.
+fn check_changes(events: &[Event]) {
+    let (mut deletions, mut has_quit) = (0, false);
+    for event in events {
+        match event {
+            Event::ClientSays(line) => {
+                let line = line.to_ascii_uppercase();
+                deletions += u64::from(line.starts_with(b"DELE"));
+                has_quit |= line.trim_ascii() == b"QUIT";
+            }
+            Event::UpstreamHears(_, octets) => {
+                for line in octets.split(|octet| *octet == b'\n') {
+                    if let Some(uids) = changed(line) {
+                        assert!(has_quit, "changed before QUIT: {}", line.escape_ascii());
+                        assert!(
+                            uids <= deletions,
+                            "{deletions} DELE: {}",
+                            line.escape_ascii()
+                        );
+                    }
+                }
+            }
+            Event::ClientHears(_) | Event::UpstreamSays(_) => {}
+        }
+    }
+}
+
+/// How many messages a line changes.
+fn changed(line: &[u8]) -> Option<u64> {
+    let line = String::from_utf8_lossy(line);
+    let mut words = line.split_whitespace().skip(1);
+    let is_change = words.next() == Some("UID")
+        && ["STORE", "COPY", "MOVE", "EXPUNGE"].contains(&words.next()?);
+    let count = |range: &str| {
+        let (first, last) = range.split_once(':').unwrap_or((range, range));
+        let (first, last): (u64, u64) =
+            (first.parse().expect("a UID"), last.parse().expect("a UID"));
+        last.abs_diff(first) + 1
+    };
+    is_change.then(|| words.next().expect("a set").split(',').map(count).sum())
+}
+
+/// While a body is on its way the client hears no terminator.
+fn check_terminators(events: &[Event]) {
+    let mut fetching: Option<Vec<u8>> = None;
+    let mut steps_since = 0;
+    for event in events {
+        match event {
+            Event::UpstreamHears(_, octets) => {
+                for line in octets.split(|octet| *octet == b'\n') {
+                    let is_body = line.windows(5).any(|part| part == b".PEEK");
+                    if is_body && fetching.is_none() {
+                        fetching = line
+                            .split(|octet| *octet == b' ')
+                            .next()
+                            .map(<[u8]>::to_vec);
+                        steps_since = 0;
+                    }
+                }
+            }
+            Event::UpstreamSays(line) => {
+                // Whatever it says about that command, somebody has decided that it is over.
+                if let Some(tag) = &fetching
+                    && line.starts_with(tag)
+                {
+                    fetching = None;
+                }
+                steps_since += 1;
+            }
+            Event::ClientSays(_) => steps_since += 1,
+            Event::ClientHears(octets) => {
+                let ends = octets.windows(5).any(|part| part == b"\r\n.\r\n") || octets == b".\r\n";
+                // What came with the step that began it is of an earlier command.
+                assert!(
+                    !(ends && fetching.is_some() && steps_since > 0),
+                    "ended too early"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,31 @@
+"""Draws the dashboards from a few minutes of work, in which one of two upstreams goes away."""
+
+import time
+
+import watched
+import load
+import picture
+
+QUIET_SECONDS = 90
+# So that the alert for an upstream that is down fires.
+AWAY_SECONDS = 150
+
+
+def main():
+    world = watched.World(is_whole=True)
+    began = time.time()
+    work = load.Load(world)
+    time.sleep(QUIET_SECONDS)
+    load.crowd(world.popgates[0], 55, 8)
+    time.sleep(10)
+    world.dovecot.stop()
+    time.sleep(AWAY_SECONDS)
+    ended = time.time()
+    for path in watched.DASHBOARDS:
+        picture.draw(path, world.prometheus, began, ended, path.with_suffix(".png"))
+        print(path.with_suffix(".png"))
+    work.stop()
+
+
+if __name__ == "__main__":
+    main()
