@@ -154,13 +154,6 @@ fn metrics_that_are_named_exist() {
             known.insert(format!("{}{suffix}", family.name()));
         }
     }
-    // What the dashboards and rules are ready for.
-    let awaited = [
-        "popgate_tls_certificate_expiry_timestamp_seconds",
-        "popgate_tls_certificate_last_reload_successful",
-        "popgate_config_last_reload_successful",
-    ];
-    known.extend(awaited.map(str::to_owned));
     let named_in = ["README.md", "grafana", "deploy"].map(|name| root().join(name));
     for file in named_in.iter().flat_map(|place| files_below(place)) {
         for name in metric_names(&text_of(&file)) {
@@ -529,4 +522,22 @@ fn read(file: &Path) -> String {
 /// Of any file: what is no text in it is of no interest here.
 fn text_of(file: &Path) -> String {
     String::from_utf8_lossy(&fs::read(file).expect("readable")).into_owned()
+}
+
+#[test]
+fn tests_that_the_security_table_names_exist() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let table = fs::read_to_string(tests.join("SECURITY.md")).expect("a table");
+    let mut named = 0;
+    for row in table.lines().filter(|line| line.starts_with("| ")) {
+        for name in row.split('`').skip(1).step_by(2) {
+            named += 1;
+            let is_there = match name.starts_with("transcripts/") {
+                true => tests.join(format!("{name}.txt")).is_file(),
+                false => tests.join(name).is_file(),
+            };
+            assert!(is_there, "there is no {name}, of: {row}");
+        }
+    }
+    assert!(named > 50, "the table has another form");
 }
