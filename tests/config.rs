@@ -168,14 +168,18 @@ fn every_key_means_what_it_says() {
         [tls]
         certificate = "tls.crt"
         private_key = "tls.key"
+        [[tls.certificates]]
+        certificate = "tls.crt"
+        private_key = "tls.key"
         [security]
         cleartext_login = ["10.0.0.0/8", "fd00::/8"]
-        proxy_protocol_from = []
+        proxy_protocol_from = ["10.1.0.0/16"]
         [timeouts]
         login = "1m 30s"
         idle = "1h"
         upstream = "500ms"
         drain = "14d"
+        shutdown_delay = "0s"
         [limits]
         connections = 1
         connections_per_address = 2
@@ -233,9 +237,12 @@ fn every_key_means_what_it_says() {
     assert_eq!(config.pop3.logins.delimiters, b"%#\\");
     assert_eq!(config.pop3.logins.delay, Duration::from_secs(300));
     assert_eq!(config.admin, None);
-    let tls = config.tls.expect("set");
+    let tls = config.tls.first().expect("set");
     assert_eq!(tls.certificate, folder.path().join("tls.crt"));
     assert_eq!(tls.private_key, folder.path().join("tls.key"));
+    assert_eq!(config.tls.len(), 2);
+    assert_eq!(config.proxy_protocol_from.len(), 1);
+    assert_eq!(config.timeouts.shutdown_delay, Duration::ZERO);
     assert!(
         matches!(config.cleartext_login, CleartextLogin::From(networks) if networks.len() == 2)
     );
@@ -636,8 +643,8 @@ fn each_mistake_has_its_remedy() {
             "popgate.toml:4: [limits] message_octets: lets no message through; write a size like \"150MiB\"",
         ),
         (
-            "[security]\nproxy_protocol_from = [\"10.0.0.0/8\"]",
-            "popgate.toml:4: [security] proxy_protocol_from: the PROXY protocol is not there yet in this version of popgate; remove the key",
+            "[security]\nproxy_protocol_from = [\"10.0.0.1\"]",
+            "popgate.toml:4: [security] proxy_protocol_from: \"10.0.0.1\" is an address; write \"10.0.0.1/32\"",
         ),
     ] {
         check_after_upstream(config, &[expected]);

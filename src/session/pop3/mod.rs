@@ -89,8 +89,10 @@ async fn conversation(
     let offer = gateway.offer();
     // What a session does for a short time is in a box, so that one that waits is small.
     let logged_in = tokio::select! {
-        result = Box::pin(authorization::run(client, gateway, offer, record)) => result?,
+        // Who comes now gets no other greeting.
+        biased;
         () = gateway.draining.cancelled() => return Err(SessionEnd::ShuttingDown),
+        result = Box::pin(authorization::run(client, gateway, offer, record)) => result?,
     };
     let Some(mut logged_in) = logged_in else {
         // QUIT before login: there is no UPDATE state.
