@@ -215,12 +215,14 @@ fn every_key_means_what_it_says() {
         [upstream.other.maildrop]
         on_delete = "move:Old & gone"
         unique_id = "cyrus"
+        newest_messages = 1000
         [maildrop]
         folder = "Eingang"
         on_delete = "keep"
         mark_seen = "retrieved"
         unique_id = "uid"
         sessions = "exclusive"
+        newest_messages = 20000
         [[route]]
         login = "*@example.org"
         upstream = "other"
@@ -270,6 +272,7 @@ fn every_key_means_what_it_says() {
     assert_eq!(default.ca_file, Some(folder.path().join("tls.crt")));
     assert_eq!(default.maildrop.on_delete, DeletePolicy::Keep);
     assert_eq!(default.maildrop.unique_id, UniqueIdFormat::Uid);
+    assert_eq!(default.maildrop.newest_messages, 20_000);
 
     assert!(matches!(&default.sender, SenderPolicy::Addresses(globs) if globs.len() == 2));
     let other = config.routes.upstream("Me@EXAMPLE.org").expect("the route");
@@ -287,6 +290,7 @@ fn every_key_means_what_it_says() {
     assert_eq!(other.maildrop.folder, "Eingang");
     assert_eq!(other.maildrop.mark_seen, MarkSeen::Retrieved);
     assert_eq!(other.maildrop.sessions, Sessions::Exclusive);
+    assert_eq!(other.maildrop.newest_messages, 1000);
 }
 
 #[test]
@@ -581,6 +585,18 @@ fn each_mistake_has_its_remedy() {
         (
             "[maildrop]\nmark_seen = \"always\"",
             "popgate.toml:4: [maildrop] mark_seen: \"always\" is none of never, retrieved",
+        ),
+        (
+            "[maildrop]\nnewest_messages = 0",
+            "popgate.toml:4: [maildrop] newest_messages: is 0; write a number of messages from 1 to 1000000",
+        ),
+        (
+            "[maildrop]\nnewest_messages = 1000001",
+            "popgate.toml:4: [maildrop] newest_messages: is 1000001; write a number of messages from 1 to 1000000",
+        ),
+        (
+            "[maildrop]\nnewest_messages = \"all\"",
+            "popgate.toml:4: [maildrop] newest_messages: is text; write a whole number",
         ),
         (
             "[upstream.B]\nprovider = \"gmail\"",

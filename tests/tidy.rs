@@ -480,10 +480,11 @@ fn metric_names(text: &str) -> impl Iterator<Item = &str> {
     // What Prometheus is to record has a name with colons within: level:metric:operations.
     text.split(|letter: char| !letter.is_alphanumeric() && letter != '_' && letter != ':')
         .map(|word| word.trim_matches(':'))
-        // The bare prefix is no name.
         .filter(|word| {
-            word.strip_prefix("popgate_")
-                .is_some_and(|name| !name.is_empty() && !name.contains(':'))
+            // Neither the bare prefix nor a package, as popgate_0.1.0_amd64.deb, is a name.
+            word.strip_prefix("popgate_").is_some_and(|name| {
+                name.starts_with(|first: char| first.is_ascii_lowercase()) && !name.contains(':')
+            })
         })
 }
 

@@ -377,6 +377,8 @@ fn maildrop(section: Option<Section<'_>>, outer: &MaildropSettings) -> MaildropS
         mark_seen: (section.take("mark_seen", Setting::word)).unwrap_or(outer.mark_seen),
         unique_id: (section.take("unique_id", Setting::parsed)).unwrap_or(outer.unique_id),
         sessions: (section.take("sessions", Setting::word)).unwrap_or(outer.sessions),
+        newest_messages: (section.take("newest_messages", Setting::messages))
+            .unwrap_or(outer.newest_messages),
     };
     section.finish();
     settings

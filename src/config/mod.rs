@@ -31,7 +31,7 @@ pub use self::layers::{Flags, environment};
 pub use self::load::admin_address;
 pub use self::report::Problems;
 pub use self::submission::{BareNewlines, SenderPolicy, SentCopy, Submission, Unauthenticated};
-use crate::maildrop::{DeletePolicy, UniqueIdFormat};
+use crate::maildrop::{DeletePolicy, MESSAGES_MAX, UniqueIdFormat};
 use crate::tls::CertificateFiles;
 
 /// Everything that the daemon needs to know before it binds its first socket.
@@ -342,6 +342,8 @@ pub struct MaildropSettings {
     pub unique_id: UniqueIdFormat,
     /// Whether two sessions may have the same maildrop open.
     pub sessions: Sessions,
+    /// How many messages POP3 shows, those with the highest UIDs; from 1 to [`MESSAGES_MAX`].
+    pub newest_messages: u32,
 }
 
 impl Default for MaildropSettings {
@@ -352,6 +354,7 @@ impl Default for MaildropSettings {
             mark_seen: MarkSeen::Never,
             unique_id: UniqueIdFormat::Dovecot,
             sessions: Sessions::Shared,
+            newest_messages: MESSAGES_MAX,
         }
     }
 }

@@ -20,7 +20,7 @@ use body::Ahead;
 pub(super) use body::Asked;
 use flight::Flight;
 pub use folders::{Folders, Target};
-pub use mailbox::{MESSAGES_MAX, Selected};
+pub use mailbox::Selected;
 use pace::Pace;
 
 use super::Upstream;
