@@ -8,8 +8,8 @@ import certificates
 import daemons
 import world
 
-# About the test's own authority, which nobody has heard of and which nobody can ask.
-_OF_THE_AUTHORITY = ("cert_", "DNS_CAA", "OCSP", "certificate_transparency")
+# About the test's own authority, which nobody has heard of and nobody can ask, and about testssl.sh's own OpenSSL.
+_OF_THE_AUTHORITY = ("cert_", "DNS_CAA", "OCSP", "certificate_transparency", "engine_problem")
 
 
 class Audit(world.TestCase):
