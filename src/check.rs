@@ -3,6 +3,7 @@
 use std::fmt::{self, Write};
 use std::io;
 
+use ipnet::IpNet;
 use popgate::config::{CleartextLogin, Config, Upstream};
 use popgate::failure::FailureKind;
 use popgate::maildrop::DeletePolicy;
@@ -86,9 +87,9 @@ pub(crate) fn summary(config: &Config) -> String {
 }
 
 fn write(config: &Config, text: &mut String) -> fmt::Result {
-    let upgrade = match config.tls {
-        Some(_) => "clear text or STLS",
-        None => "clear text",
+    let upgrade = match config.tls.is_empty() {
+        false => "clear text or STLS",
+        true => "clear text",
     };
     let login = cleartext_login(&config.cleartext_login);
     for address in &config.pop3.listeners.clear {
@@ -100,9 +101,9 @@ fn write(config: &Config, text: &mut String) -> fmt::Result {
     for address in &config.pop3.listeners.tls {
         writeln!(text, "pop3 {address}: TLS")?;
     }
-    let upgrade = match config.tls {
-        Some(_) => "clear text or STARTTLS",
-        None => "clear text",
+    let upgrade = match config.tls.is_empty() {
+        false => "clear text or STARTTLS",
+        true => "clear text",
     };
     for address in &config.smtp.listeners.clear {
         writeln!(
@@ -114,16 +115,15 @@ fn write(config: &Config, text: &mut String) -> fmt::Result {
         writeln!(text, "smtp {address}: TLS")?;
     }
     if let Some(unauthenticated) = &config.smtp.unauthenticated {
-        let networks: Vec<_> = unauthenticated
-            .networks
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        let networks = listed(&unauthenticated.networks);
         let login = unauthenticated.credential.login().escape_ascii();
+        writeln!(text, "smtp from {networks}: no login, sent as {login}")?;
+    }
+    if !config.proxy_protocol_from.is_empty() {
+        let networks = listed(&config.proxy_protocol_from);
         writeln!(
             text,
-            "smtp from {}: no login, sent as {login}",
-            networks.join(", ")
+            "from {networks}: a PROXY header tells the client's address"
         )?;
     }
     match config.admin {
@@ -147,11 +147,13 @@ fn cleartext_login(who: &CleartextLogin) -> String {
         CleartextLogin::Never => "from nobody".to_owned(),
         CleartextLogin::Loopback => "from this machine only".to_owned(),
         CleartextLogin::Always => "from everybody".to_owned(),
-        CleartextLogin::From(networks) => {
-            let networks: Vec<_> = networks.iter().map(ToString::to_string).collect();
-            format!("from {} only", networks.join(", "))
-        }
+        CleartextLogin::From(networks) => format!("from {} only", listed(networks)),
     }
+}
+
+fn listed(networks: &[IpNet]) -> String {
+    let networks: Vec<_> = networks.iter().map(ToString::to_string).collect();
+    networks.join(", ")
 }
 
 fn described(upstream: &Upstream) -> String {

@@ -14,7 +14,11 @@
 //! | module | owns | may use, of this crate |
 //! |---|---|---|
 //! | [`config`] | what the operator decided, validated; only reader of environment and secret files | `maildrop`, `sasl`, `secret`, `tls` |
-//! | [`server`] | accept, permits, implicit TLS, drain | `account`, `config`, `failure`, `line_stream`, `metrics`, `session`, `tls` |
+//! | [`server`] | accept, permits, implicit TLS, drain | `account`, `failure`, `line_stream`, `metrics`, `proxy_protocol`, `session`, `tls` |
+//! | [`assembly`] | what sessions share, put together from settings | `account`, `config`, `metrics`, `server`, `session`, `state`, `tls`, `trace`, `upstream` |
+//! | [`reload`] | other settings and certificates in the place of those before | `assembly`, `config`, `failure`, `server`, `session`, `supervisor`, `upstream` |
+//! | [`proxy_protocol`] | what a balancer says first | |
+//! | [`supervisor`] | what systemd hands over and is told | `server` |
 //! | [`session`] | the conversations; where client and upstream meet | `account`, `clock`, `config`, `failure`, `imap`, `line_stream`, `maildrop`, `metrics`, `pop3`, `sasl`, `secret`, `smtp`, `spool`, `state`, `tls`, `trace`, `upstream` |
 //! | [`maildrop`] | the POP3 view of a mailbox; pure | `imap`, `pop3` |
 //! | [`pop3`] | POP3's grammar; pure | `secret` |
@@ -53,6 +57,7 @@
 
 pub mod account;
 pub mod admin;
+pub mod assembly;
 pub mod clock;
 pub mod config;
 pub mod demo;
@@ -62,6 +67,8 @@ pub mod line_stream;
 pub mod maildrop;
 pub mod metrics;
 pub mod pop3;
+pub mod proxy_protocol;
+mod reload;
 pub mod sasl;
 pub mod secret;
 pub mod server;
@@ -69,6 +76,7 @@ pub mod session;
 pub mod smtp;
 pub mod spool;
 pub mod state;
+pub mod supervisor;
 pub mod tls;
 pub mod trace;
 pub mod upstream;
@@ -76,72 +84,60 @@ pub mod upstream;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
-use crate::account::Accounts;
-use crate::config::{Config, Service};
-use crate::failure::Failure;
-use crate::metrics::Metrics;
-use crate::server::{Listener, Protocol};
-use crate::session::submission::{self, SentCopies};
-use crate::session::{Gateway, SessionEnd};
-use crate::state::{Listings, Memory};
-use crate::tls::Alpn;
-use crate::trace::Trace;
-use crate::upstream::{Dial, TcpDialer, Upstream};
+pub use crate::assembly::gateway;
+use crate::config::Config;
+use crate::reload::{Reloading, Shown, watch_certificates};
+use crate::server::{Current, Listener, Protocol, Security};
+use crate::session::Gateway;
+use crate::supervisor::{Inherited, Notice, Purpose};
+use crate::upstream::TcpDialer;
 
-/// Pause between two attempts to get to know an upstream that cannot be reached.
-const ACQUAINTANCE_PAUSE_MAX: Duration = Duration::from_secs(5 * 60);
+/// What the edge of the process hands over besides the settings.
+pub struct Edge {
+    /// Cancelled when it is time to end.
+    pub shutdown: CancellationToken,
+    /// Settings that are to replace those before, or why they could not be read.
+    pub reloads: mpsc::Receiver<Result<Config, String>>,
+    /// Sockets for clients replace all addresses of the settings, one for admin requests that of `[admin]`.
+    pub sockets: Vec<Inherited>,
+}
+
+impl Edge {
+    /// With nothing but an end.
+    pub fn ending_with(shutdown: CancellationToken) -> Self {
+        Self {
+            shutdown,
+            reloads: mpsc::channel(1).1,
+            sockets: Vec::new(),
+        }
+    }
+}
 
 /// Runs the gateway until `shutdown` is cancelled and the sessions have ended.
 ///
 /// # Errors
 /// When a socket cannot be opened or a certificate not be read: nothing has been served then.
-pub async fn run(config: Config, shutdown: CancellationToken) -> io::Result<()> {
-    let gateway = gateway(&config, Arc::new(TcpDialer), shutdown.clone())?;
-    let mut listeners = Vec::new();
-    for (protocol, addresses, tls) in [
-        (Protocol::Pop3, &config.pop3.listeners, &gateway.tls),
-        (
-            Protocol::Submission,
-            &config.smtp.listeners,
-            &gateway.submission.tls,
-        ),
-    ] {
-        for address in &addresses.clear {
-            listeners.push(Listener::bind(*address, protocol, None).await?);
-        }
-        for address in &addresses.tls {
-            listeners.push(Listener::bind(*address, protocol, tls.clone()).await?);
-        }
+pub async fn run(config: Config, edge: Edge) -> io::Result<()> {
+    let gateway = gateway(&config, Arc::new(TcpDialer), edge.shutdown.clone())?;
+    let (listeners, admin) = open(&config, edge.sockets).await?;
+    let shown = Shown::by(&listeners);
+    if shown.is_needed && gateway.certificates.is_none() {
+        return Err(io::Error::other(
+            "a socket for TLS needs a certificate; add [tls] with certificate and private_key",
+        ));
     }
-    let admin = match config.admin {
-        Some(address) => Some(server::bind(address).await?),
-        None => None,
-    };
     let ready = Arc::new(AtomicBool::new(false));
     for listener in &listeners {
         info!(address = %listener.address()?, "listening for {}", listener.protocol());
     }
-    for upstream in gateway.accounts.upstreams() {
-        let services = [
-            Some(Service::Imap),
-            upstream.settings().smtp.as_ref().map(|it| it.service),
-        ];
-        for service in services.into_iter().flatten() {
-            tokio::spawn(get_to_know(upstream.clone(), service, gateway.clone()));
-            let (upstream, gateway) = (upstream.clone(), gateway.clone());
-            tokio::spawn(async move {
-                let hostname = &gateway.submission.settings.hostname;
-                upstream.probe(service, hostname, &gateway.draining).await;
-            });
-        }
-        tokio::spawn(upstream.clone().keep_warm(gateway.draining.clone()));
-    }
+    let current = Arc::new(Current::new(gateway.clone()));
     // Readiness is told until the last session has ended.
     let ended = CancellationToken::new();
     let _end = ended.clone().drop_guard();
@@ -150,137 +146,65 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> io::Result<()> 
         let registry = gateway.metrics.registry().clone();
         tokio::spawn(admin::serve(listener, registry, ready.clone(), ended));
     }
+    shown.expiry(&gateway);
+    tokio::spawn(watch_certificates(current.clone(), shown.clone()));
+    let reloading = Reloading::new(current.clone(), config, shown);
+    tokio::spawn(reloading.run(edge.reloads));
     set_ready(&gateway, &ready, true);
+    supervisor::notify(Notice::Ready);
     tokio::spawn({
         let gateway = gateway.clone();
         async move {
             gateway.draining.cancelled().await;
             set_ready(&gateway, &ready, false);
+            supervisor::notify(Notice::Stopping);
         }
     });
-    gateway
-        .metrics
-        .set_connections_limit(config.limits.connections);
-    server::run(listeners, gateway.clone(), &config.limits).await;
+    let drained = server::run(listeners, current, edge.shutdown).await;
     let copies = &gateway.submission.copies;
-    copies.finish(config.timeouts.drain).await;
+    copies.finish(drained - Instant::now()).await;
     info!("all sessions have ended");
     Ok(())
+}
+
+/// The sockets for clients, and the one for admin requests.
+async fn open(
+    config: &Config,
+    inherited: Vec<Inherited>,
+) -> io::Result<(Vec<Listener>, Option<TcpListener>)> {
+    let (mut listeners, mut admin) = (Vec::new(), None);
+    for Inherited { purpose, socket } in inherited {
+        let socket = TcpListener::from_std(socket)?;
+        match purpose {
+            Purpose::Clients(protocol, security) => {
+                listeners.push(Listener::new(socket, protocol, security));
+            }
+            Purpose::Admin => admin = Some(socket),
+        }
+    }
+    if listeners.is_empty() {
+        for (protocol, addresses) in [
+            (Protocol::Pop3, &config.pop3.listeners),
+            (Protocol::Submission, &config.smtp.listeners),
+        ] {
+            for (security, addresses) in [
+                (Security::Upgrade, &addresses.clear),
+                (Security::Implicit, &addresses.tls),
+            ] {
+                for address in addresses {
+                    let socket = server::bind(*address).await?;
+                    listeners.push(Listener::new(socket, protocol, security));
+                }
+            }
+        }
+    }
+    if let (None, Some(address)) = (&admin, config.admin) {
+        admin = Some(server::bind(address).await?);
+    }
+    Ok((listeners, admin))
 }
 
 fn set_ready(gateway: &Gateway, ready: &AtomicBool, now: bool) {
     ready.store(now, Ordering::Relaxed);
     gateway.metrics.set_ready(now);
-}
-
-/// Puts together what sessions share.
-///
-/// # Errors
-/// When a certificate cannot be read.
-pub fn gateway(
-    config: &Config,
-    dialer: Arc<dyn Dial>,
-    draining: CancellationToken,
-) -> io::Result<Arc<Gateway>> {
-    let names: Vec<&str> = config
-        .upstreams
-        .iter()
-        .map(|upstream| &*upstream.name)
-        .collect();
-    let metrics = Arc::new(Metrics::new(&names, &SessionEnd::LABELS).map_err(io::Error::other)?);
-    let upstreams = config
-        .upstreams
-        .iter()
-        .map(|settings| {
-            let stall_limit = config.timeouts.upstream;
-            Upstream::new(
-                settings.clone(),
-                stall_limit,
-                dialer.clone(),
-                metrics.clone(),
-            )
-            .map(Arc::new)
-        })
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(io::Error::other)?;
-    let acceptor = |alpn| {
-        let files = config.tls.as_ref();
-        let acceptor =
-            files.map(|files| tls::acceptor(&files.certificate, &files.private_key, alpn));
-        acceptor.transpose().map_err(io::Error::other)
-    };
-    Ok(Arc::new(Gateway {
-        accounts: Accounts::new(
-            config.routes.clone(),
-            upstreams,
-            config.pop3.logins.clone(),
-            config.limits.upstream_connections_per_account,
-        ),
-        memory: Memory::default(),
-        listings: Listings::new(config.listing_cache_octets),
-        metrics,
-        timeouts: config.timeouts.clone(),
-        cleartext_login: config.cleartext_login.clone(),
-        tls: acceptor(Alpn::Pop3)?,
-        read_ahead_octets: config.read_ahead_octets,
-        client_workarounds: config.pop3.client_workarounds.clone(),
-        submission: submission::Service {
-            settings: Arc::new(config.smtp.clone()),
-            message_octets_max: config.limits.message_octets,
-            recipients_max: config.limits.recipients,
-            tls: acceptor(Alpn::Submission)?,
-            copies: SentCopies::new(config.limits.spool_octets),
-        },
-        trace: match &config.trace {
-            Some(settings) => Some(Arc::new(Trace::open(settings)?)),
-            None => None,
-        },
-        draining,
-        drained: CancellationToken::new(),
-    }))
-}
-
-/// Asks a service of an upstream what it can do, until it has told, so that the first client is offered
-/// all of it, and the operator reads at once whether it can be reached.
-async fn get_to_know(upstream: Arc<Upstream>, service: Service, gateway: Arc<Gateway>) {
-    let name = upstream.settings().name.clone();
-    let mut pause = Duration::from_secs(1);
-    loop {
-        match ask(&upstream, service, &gateway).await {
-            Ok(names) => {
-                let capabilities = names.join(" ");
-                info!(upstream = %name, %service, capabilities, "upstream reached");
-                return;
-            }
-            Err(failure) => {
-                warn!(upstream = %name, %service, %failure, "upstream not reached; clients are told to try again");
-            }
-        }
-        tokio::select! {
-            () = sleep(pause) => pause = (2 * pause).min(ACQUAINTANCE_PAUSE_MAX),
-            () = gateway.draining.cancelled() => return,
-        }
-    }
-}
-
-async fn ask(
-    upstream: &Arc<Upstream>,
-    service: Service,
-    gateway: &Gateway,
-) -> Result<Vec<&'static str>, Failure> {
-    match service {
-        Service::Imap => {
-            let mut client = upstream.connect_anew().await?;
-            let capabilities = client.known_capabilities().await?;
-            client.logout().await;
-            Ok(capabilities.names().collect())
-        }
-        Service::Submission => {
-            let hostname = &gateway.submission.settings.hostname;
-            let client = upstream.connect_submission(hostname).await?;
-            let extensions = client.extensions();
-            client.quit().await;
-            Ok(extensions.names().collect())
-        }
-    }
 }

@@ -378,12 +378,18 @@ impl LineStream {
 
     /// Appends output that is wiped as soon as it is sent, wherever it was stored meanwhile.
     pub fn output_secret(&mut self, octets: &[u8]) {
-        self.holds_secret = true;
         let start = self.output().len();
         if let Some(tapped) = &mut self.tapped {
             let range = start..start + octets.len();
             tapped.withheld.push((range, Withheld::Secret));
         }
+        self.output_beside_secret(octets);
+    }
+
+    /// Appends what may lie in one buffer with a secret, so that none is left where there is no room any more.
+    pub fn output_beside_secret(&mut self, octets: &[u8]) {
+        self.output();
+        self.holds_secret = true;
         if self.output.capacity() - self.output.len() < octets.len() {
             let mut larger = Vec::with_capacity(2 * (self.output.len() + octets.len()));
             larger.extend_from_slice(&self.output);

@@ -3,6 +3,7 @@
 mod check;
 mod cli;
 mod healthcheck;
+mod log_writer;
 
 use std::env;
 use std::fmt::Display;
@@ -12,15 +13,20 @@ use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
 
 use clap::{CommandFactory, Parser};
+use popgate::Edge;
 use popgate::config::{self, Config, Flags};
 use popgate::failure::FailureKind;
+use popgate::supervisor::{self, Notice};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command, ConfigFile, LogFormat, Serve};
+use crate::log_writer::{Flush, LogWriter};
 
 /// The exit codes that scripts may rely on.
 mod exit {
@@ -41,7 +47,8 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Demo(demo) => run(cli.log_format, |shutdown| {
             popgate::demo::run(demo.port_base, shutdown, |addresses, shutdown| {
-                popgate::run(popgate::demo::settings(addresses), shutdown)
+                let settings = popgate::demo::settings(addresses);
+                popgate::run(settings, Edge::ending_with(shutdown))
             })
         }),
         Command::Serve(arguments) => serve(cli.log_format, arguments),
@@ -82,9 +89,51 @@ fn serve(log_format: LogFormat, arguments: Serve) -> ExitCode {
         listen: arguments.listen,
     };
     match load(&arguments.config, &flags) {
-        Ok(config) => run(log_format, |shutdown| popgate::run(config, shutdown)),
+        Ok(config) => {
+            // Before there is another thread.
+            let sockets = match supervisor::inherited() {
+                Ok(sockets) => sockets,
+                Err(problem) => {
+                    eprintln!("popgate: {problem}");
+                    return ExitCode::from(exit::USAGE);
+                }
+            };
+            run(log_format, |shutdown| async {
+                let edge = Edge {
+                    shutdown,
+                    reloads: reload_on_signal(arguments.config, flags)?,
+                    sockets,
+                };
+                popgate::run(config, edge).await
+            })
+        }
         Err(code) => code,
     }
+}
+
+/// Reads the settings again at each SIGHUP.
+fn reload_on_signal(
+    arguments: ConfigFile,
+    flags: Flags,
+) -> io::Result<mpsc::Receiver<Result<Config, String>>> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            supervisor::notify(Notice::Reloading);
+            let file = config_file(&arguments);
+            let flags = flags.clone();
+            let read = spawn_blocking(move || {
+                Config::load(file.as_deref(), config::environment(), &flags)
+                    .map_err(|problems| problems.to_string())
+            });
+            let read = read.await.unwrap_or_else(|error| Err(error.to_string()));
+            if sender.send(read).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(receiver)
 }
 
 /// The settings, or every problem with them on standard error.
@@ -111,10 +160,14 @@ where
     F: Future<Output = Result<(), E>>,
     E: Display,
 {
-    if let Err(problem) = start_logging(log_format) {
-        eprintln!("{problem}");
-        return ExitCode::from(exit::USAGE);
-    }
+    // Dropped when all is over.
+    let _flush = match start_logging(log_format) {
+        Ok(flush) => flush,
+        Err(problem) => {
+            eprintln!("{problem}");
+            return ExitCode::from(exit::USAGE);
+        }
+    };
     let shutdown = CancellationToken::new();
     let daemon = daemon(shutdown.clone());
     let outcome = Runtime::new().and_then(|runtime| {
@@ -133,7 +186,8 @@ where
         Ok(Err(problem)) => problem.to_string(),
         Err(problem) => problem.to_string(),
     };
-    eprintln!("popgate: {problem}");
+    // `eprintln!` would panic when nobody reads it.
+    let _ = writeln!(io::stderr(), "popgate: {problem}");
     ExitCode::from(exit::OTHER)
 }
 
@@ -153,7 +207,7 @@ async fn cancel_on_signal(signals: (Signal, Signal), shutdown: CancellationToken
 }
 
 /// To standard error, so that standard output is free for what was asked for.
-fn start_logging(format: LogFormat) -> Result<(), String> {
+fn start_logging(format: LogFormat) -> Result<Flush, String> {
     let wanted = env::var("POPGATE_LOG").unwrap_or_default();
     let wanted = match wanted.as_str() {
         "" => "info",
@@ -163,15 +217,19 @@ fn start_logging(format: LogFormat) -> Result<(), String> {
         format!("POPGATE_LOG: {wanted:?} is not a filter ({error}); write info")
     })?;
     let colour = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();
+    let (writer, flush) =
+        LogWriter::to(io::stderr()).map_err(|error| format!("no thread for the log: {error}"))?;
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(writer)
+        // It would complain on standard error, and panic where that is closed.
+        .log_internal_errors(false)
         .with_ansi(colour);
     match format {
         LogFormat::Human => subscriber.init(),
         LogFormat::Json => subscriber.json().init(),
     }
-    Ok(())
+    Ok(flush)
 }
 
 /// The summary, and of each upstream what it says itself.

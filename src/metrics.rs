@@ -56,6 +56,9 @@ pub struct Metrics {
     read_ahead: IntCounterVec,
     submissions: IntCounterVec,
     sent_copies: IntCounterVec,
+    certificate_expiry: IntGaugeVec,
+    certificate_reload: IntGaugeVec,
+    config_reload: IntGaugeVec,
     oauth_refresh: IntCounterVec,
     accounts: IntGaugeVec,
 }
@@ -69,13 +72,16 @@ pub enum Rejection {
     ConnectionsPerAddress,
     /// The TLS handshake failed or took too long.
     TlsHandshake,
+    /// There was no PROXY header where one has to be.
+    ProxyHeader,
 }
 
 impl Rejection {
-    const ALL: [Self; 3] = [
+    const ALL: [Self; 4] = [
         Self::Connections,
         Self::ConnectionsPerAddress,
         Self::TlsHandshake,
+        Self::ProxyHeader,
     ];
 
     /// The metric label.
@@ -84,6 +90,7 @@ impl Rejection {
             Self::Connections => "connections",
             Self::ConnectionsPerAddress => "connections_per_address",
             Self::TlsHandshake => "tls_handshake",
+            Self::ProxyHeader => "proxy_header",
         }
     }
 }
@@ -254,6 +261,9 @@ impl Metrics {
             read_ahead: families.counter("read_ahead_total", "Messages by whether they were asked for before the client wanted them.", &["result"])?,
             submissions: families.counter("submissions_total", "Messages that clients began to send, by what became of them.", &["upstream", "result"])?,
             sent_copies: families.counter("sent_copies_total", "Sent messages by what became of their copy in the folder of sent mail.", &["upstream", "result"])?,
+            certificate_expiry: families.gauge("tls_certificate_expiry_timestamp_seconds", "When the first certificate expires that this listener shows; none without certificates.", &["listener"])?,
+            certificate_reload: families.gauge("tls_certificate_last_reload_successful", "Whether the certificates could be used when their files last changed.", &[])?,
+            config_reload: families.gauge("config_last_reload_successful", "Whether the settings could be used when they were last read.", &[])?,
             oauth_refresh: families.counter("oauth_refresh_total", "Access tokens that were asked for with a refresh token.", &["upstream", "result"])?,
             accounts: families.gauge("accounts", "Accounts that popgate keeps itself.", &["state"])?,
             registry: families.0,
@@ -276,6 +286,8 @@ impl Metrics {
 
     fn initialize(&self, upstreams: &[&str], outcomes: &[&'static str]) {
         self.set_ready(false);
+        self.certificates_reread(true);
+        self.config_reread(true);
         self.set_connections_limit(0);
         let revision = option_env!("POPGATE_REVISION").unwrap_or("unknown");
         self.build_info
@@ -319,6 +331,11 @@ impl Metrics {
         for state in ["active", "disconnected"] {
             self.accounts.with_label_values(&[state]);
         }
+        self.add_upstreams(upstreams);
+    }
+
+    /// Settings that were read again may have others.
+    pub fn add_upstreams(&self, upstreams: &[&str]) {
         for upstream in upstreams {
             self.initialize_upstream(upstream);
         }
@@ -371,6 +388,25 @@ impl Metrics {
         self.ready
             .with_label_values::<&str>(&[])
             .set(i64::from(ready));
+    }
+
+    /// A listener shows certificates, of which the first expires at `expires`, in seconds since 1970.
+    pub fn certificate_expiry(&self, listener: &str, expires: u64) {
+        self.certificate_expiry
+            .with_label_values(&[listener])
+            .set(i64::try_from(expires).unwrap_or(i64::MAX));
+    }
+
+    /// The files of certificates had changed.
+    pub fn certificates_reread(&self, succeeded: bool) {
+        let gauge = self.certificate_reload.with_label_values::<&str>(&[]);
+        gauge.set(i64::from(succeeded));
+    }
+
+    /// The settings were read.
+    pub fn config_reread(&self, succeeded: bool) {
+        let gauge = self.config_reload.with_label_values::<&str>(&[]);
+        gauge.set(i64::from(succeeded));
     }
 
     /// `limits.connections`.

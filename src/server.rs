@@ -1,22 +1,24 @@
-//! Accepting clients: permits, implicit TLS, one task a session, and an orderly end.
+//! Accepting clients: permits, the PROXY header, implicit TLS, one task a session, and an orderly end.
 
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use crate::account::{Counts, network};
-use crate::config::Limits;
+use crate::account::{Counts, Permit, network};
 use crate::failure::FailureKind;
 use crate::line_stream::{ByteStream, LineStream};
-use crate::metrics::Rejection;
+use crate::metrics::{OpenGuard, Rejection};
+use crate::proxy_protocol::{self, Source};
 use crate::session::{Client, Gateway, SessionId, pop3, submission};
 use crate::tls::{self, TlsAcceptor};
 
@@ -24,11 +26,21 @@ use crate::tls::{self, TlsAcceptor};
 /// enough to recover at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The log hears of that no more often.
+const COMPLAINT_PAUSE: Duration = Duration::from_secs(60);
+
 /// Time in which a client that is turned away may read why.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Clients that are being told why they are turned away; further ones are only dropped.
 const REFUSALS_MAX: usize = 64;
+
+/// Descriptors that no session gets: listeners, admin requests, clients that are turned away,
+/// connections that wait for a login, copies of sent mail, the runtime's own.
+const DESCRIPTORS_RESERVED: u64 = 256;
+
+/// What a session takes: its client's and its upstream's.
+const DESCRIPTORS_PER_SESSION: u64 = 2;
 
 /// What is spoken with clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,35 +60,40 @@ impl fmt::Display for Protocol {
     }
 }
 
+/// How TLS begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Security {
+    /// By STLS or STARTTLS, if the client wants it.
+    Upgrade,
+    /// With the first octet.
+    Implicit,
+}
+
 /// An open socket for clients.
 pub struct Listener {
     socket: TcpListener,
     protocol: Protocol,
-    /// For TLS with the first octet; `None` for clear text.
-    tls: Option<TlsAcceptor>,
+    security: Security,
 }
 
 impl Listener {
-    /// Opens a socket.
-    ///
-    /// # Errors
-    /// With the address in the text.
-    pub async fn bind(
-        address: SocketAddr,
-        protocol: Protocol,
-        tls: Option<TlsAcceptor>,
-    ) -> io::Result<Self> {
-        let socket = bind(address).await?;
-        Ok(Self {
+    /// Where these clients come in.
+    pub fn new(socket: TcpListener, protocol: Protocol, security: Security) -> Self {
+        Self {
             socket,
             protocol,
-            tls,
-        })
+            security,
+        }
     }
 
     /// What is spoken there.
     pub fn protocol(&self) -> Protocol {
         self.protocol
+    }
+
+    /// How TLS begins there.
+    pub fn security(&self) -> Security {
+        self.security
     }
 
     /// Where clients find it, also when port 0 was asked for.
@@ -87,12 +104,22 @@ impl Listener {
         self.socket.local_addr()
     }
 
-    fn label(&self) -> &'static str {
-        match (self.protocol, &self.tls) {
-            (Protocol::Pop3, Some(_)) => "pop3s",
-            (Protocol::Pop3, None) => "pop3",
-            (Protocol::Submission, Some(_)) => "smtps",
-            (Protocol::Submission, None) => "smtp",
+    /// As metrics call it.
+    pub fn label(&self) -> &'static str {
+        match (self.protocol, self.security) {
+            (Protocol::Pop3, Security::Implicit) => "pop3s",
+            (Protocol::Pop3, Security::Upgrade) => "pop3",
+            (Protocol::Submission, Security::Implicit) => "smtps",
+            (Protocol::Submission, Security::Upgrade) => "smtp",
+        }
+    }
+
+    /// For the first octet; `None` where the client has to ask for it.
+    fn acceptor(&self, gateway: &Gateway) -> Option<TlsAcceptor> {
+        match (self.security, self.protocol) {
+            (Security::Upgrade, _) => None,
+            (Security::Implicit, Protocol::Pop3) => gateway.tls.clone(),
+            (Security::Implicit, Protocol::Submission) => gateway.submission.tls.clone(),
         }
     }
 }
@@ -107,25 +134,53 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     })
 }
 
+/// What new sessions go by; those that have begun keep what they began with.
+pub struct Current(RwLock<Arc<Gateway>>);
+
+impl Current {
+    /// Until it is replaced, this.
+    pub fn new(gateway: Arc<Gateway>) -> Self {
+        Self(RwLock::new(gateway))
+    }
+
+    /// For a session that begins now.
+    pub fn gateway(&self) -> Arc<Gateway> {
+        let current = self.0.read();
+        current.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// For all sessions to come.
+    pub fn replace(&self, gateway: Arc<Gateway>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = gateway;
+    }
+}
+
 /// How many clients there may be, all listeners together.
 struct Door {
-    gateway: Arc<Gateway>,
-    connections: Arc<Semaphore>,
+    current: Arc<Current>,
+    draining: CancellationToken,
+    connections: Counts<()>,
     per_address: Counts<IpAddr>,
-    per_address_max: usize,
     refusals: Arc<Semaphore>,
     sessions: TaskTracker,
 }
 
-/// Serves clients until `gateway.draining` is cancelled, then lets the sessions end: those in
-/// TRANSACTION within `timeouts.drain`, those in UPDATE when they are done.
-pub async fn run(listeners: Vec<Listener>, gateway: Arc<Gateway>, limits: &Limits) {
+/// Serves clients until `draining` is cancelled and `timeouts.shutdown_delay` has passed, in which those
+/// who come are told to come again. The sessions end: those in TRANSACTION within `timeouts.drain` of the
+/// cancellation, those in UPDATE when they are done.
+///
+/// Says when `timeouts.drain` is over.
+pub async fn run(
+    listeners: Vec<Listener>,
+    current: Arc<Current>,
+    draining: CancellationToken,
+) -> Instant {
     let sessions = TaskTracker::new();
     let door = Arc::new(Door {
-        gateway: gateway.clone(),
-        connections: Arc::new(Semaphore::new(limits.connections)),
+        current: current.clone(),
+        draining: draining.clone(),
+        connections: Counts::default(),
         per_address: Counts::default(),
-        per_address_max: limits.connections_per_address,
         refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
         sessions: sessions.clone(),
     });
@@ -134,22 +189,58 @@ pub async fn run(listeners: Vec<Listener>, gateway: Arc<Gateway>, limits: &Limit
         accepting.spawn(accept(listener, door.clone()));
     }
     accepting.close();
+    draining.cancelled().await;
+    let gateway = current.gateway();
+    let drained = Instant::now() + gateway.timeouts.drain;
     accepting.wait().await;
     sessions.close();
-    if timeout(gateway.timeouts.drain, sessions.wait())
-        .await
-        .is_err()
-    {
+    if timeout_at(drained, sessions.wait()).await.is_err() {
         gateway.drained.cancel();
         sessions.wait().await;
     }
+    drained
+}
+
+/// As many of those that are wanted as there are descriptors for, of which we take all that we may.
+pub fn connections_max(wanted: usize) -> usize {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    let descriptors = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => maximum,
+        Err(_) => current,
+    };
+    let max = descriptors.map_or(usize::MAX, sessions_within);
+    if max < wanted {
+        warn!(
+            descriptors,
+            connections = max,
+            "limits.connections is {wanted}, which takes more descriptors than there may be; raise \
+             LimitNOFILE or ulimit -n"
+        );
+    }
+    max.min(wanted)
+}
+
+fn sessions_within(descriptors: u64) -> usize {
+    let reserved = DESCRIPTORS_RESERVED.min(descriptors / 2);
+    let sessions = (descriptors - reserved) / DESCRIPTORS_PER_SESSION;
+    usize::try_from(sessions).unwrap_or(usize::MAX).max(1)
 }
 
 async fn accept(listener: Listener, door: Arc<Door>) {
+    let closing = async {
+        door.draining.cancelled().await;
+        sleep(door.current.gateway().timeouts.shutdown_delay).await;
+    };
+    tokio::pin!(closing);
+    let mut complained: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             accepted = listener.socket.accept() => accepted,
-            () = door.gateway.draining.cancelled() => return,
+            () = &mut closing => return,
         };
         match accepted {
             Ok((socket, address)) => {
@@ -157,7 +248,10 @@ async fn accept(listener: Listener, door: Arc<Door>) {
                 admit(socket, address.ip().to_canonical(), &listener, &door);
             }
             Err(error) => {
-                warn!(%error, "accept failed");
+                if complained.is_none_or(|at| at.elapsed() > COMPLAINT_PAUSE) {
+                    complained = Some(Instant::now());
+                    warn!(listener = listener.label(), %error, "no client can be accepted for now");
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -166,94 +260,171 @@ async fn accept(listener: Listener, door: Arc<Door>) {
 
 /// Starts a session, if there is room for it.
 fn admit(socket: TcpStream, address: IpAddr, listener: &Listener, door: &Arc<Door>) {
-    let metrics = &door.gateway.metrics;
-    let label = listener.label();
-    let Ok(connection) = door.connections.clone().try_acquire_owned() else {
-        metrics.connection_rejected(label, Rejection::Connections);
-        return turn_away(socket, listener, door);
+    let gateway = door.current.gateway();
+    let mut arrival = Arrival {
+        accepted: Instant::now(),
+        address,
+        label: listener.label(),
+        protocol: listener.protocol,
+        acceptor: listener.acceptor(&gateway),
+        permits: Vec::new(),
+        open: None,
+        gateway,
+        door: door.clone(),
     };
-    let Some(place) = door
-        .per_address
-        .take(network(address), door.per_address_max)
-    else {
-        metrics.connection_rejected(label, Rejection::ConnectionsPerAddress);
-        return turn_away(socket, listener, door);
-    };
-    let open = metrics.connection(label);
-    let (gateway, tls) = (door.gateway.clone(), listener.tls.clone());
-    let protocol = listener.protocol;
-    door.sessions.spawn(async move {
-        session(socket, address, label, protocol, tls, &gateway).await;
-        drop((connection, place, open));
+    if listener.security == Security::Implicit && arrival.acceptor.is_none() {
+        // Settings without a certificate are refused, so that this does not happen.
+        return;
+    }
+    let is_proxied = arrival.is_proxied();
+    let admitted = arrival.take_place().and_then(|()| match is_proxied {
+        // Who it is about is not known yet.
+        true => Ok(()),
+        false => arrival.take_place_of_address(),
     });
+    match admitted {
+        Ok(()) => {
+            door.sessions.spawn(arrival.session(socket, is_proxied));
+        }
+        Err(reason) => arrival.turn_away(socket, reason),
+    }
 }
 
-async fn session(
-    socket: TcpStream,
+/// A connection on its way to a session.
+struct Arrival {
+    accepted: Instant,
+    /// The client's, as far as it is known.
     address: IpAddr,
-    listener: &'static str,
+    label: &'static str,
     protocol: Protocol,
     acceptor: Option<TlsAcceptor>,
-    gateway: &Gateway,
-) {
-    let accepted = Instant::now();
-    if let Err(error) = socket.set_nodelay(true) {
-        debug!(%error, "TCP_NODELAY");
+    permits: Vec<Place>,
+    open: Option<OpenGuard>,
+    gateway: Arc<Gateway>,
+    door: Arc<Door>,
+}
+
+/// Leave to be here, until it is dropped.
+enum Place {
+    Any { _permit: Permit<()> },
+    OfAddress { _permit: Permit<IpAddr> },
+}
+
+impl Arrival {
+    fn is_proxied(&self) -> bool {
+        let mut networks = self.gateway.proxy_protocol_from.iter();
+        networks.any(|network| network.contains(&self.address))
     }
-    let mut transport: Box<dyn ByteStream> = Box::new(socket);
-    let secure = acceptor.is_some();
-    if let Some(acceptor) = acceptor {
-        let handshake = timeout_at(
-            accepted + gateway.timeouts.login,
-            tls::accept(&acceptor, transport),
-        );
-        let handshaken = tokio::select! {
-            handshaken = handshake => handshaken,
-            () = gateway.draining.cancelled() => return,
-        };
-        transport = match handshaken {
-            Ok(Ok(transport)) => transport,
-            Ok(Err(error)) => {
-                debug!(client = %address, %error, "TLS handshake failed");
-                return gateway
-                    .metrics
-                    .connection_rejected(listener, Rejection::TlsHandshake);
-            }
-            Err(_) => {
-                return gateway
-                    .metrics
-                    .connection_rejected(listener, Rejection::TlsHandshake);
-            }
-        };
+
+    fn take_place(&mut self) -> Result<(), Rejection> {
+        let max = self.gateway.limits.connections;
+        let permit = self.door.connections.take((), max);
+        let permit = permit.ok_or(Rejection::Connections)?;
+        self.permits.push(Place::Any { _permit: permit });
+        self.open = Some(self.gateway.metrics.connection(self.label));
+        Ok(())
     }
-    let client = Client {
-        lines: LineStream::new(transport, gateway.timeouts.login),
-        address,
-        secure,
-        listener,
-    };
-    match protocol {
-        Protocol::Pop3 => pop3::serve(client, gateway, accepted).await,
-        Protocol::Submission => submission::serve(client, gateway, accepted).await,
+
+    fn take_place_of_address(&mut self) -> Result<(), Rejection> {
+        let max = self.gateway.limits.connections_per_address;
+        let permit = self.door.per_address.take(network(self.address), max);
+        let permit = permit.ok_or(Rejection::ConnectionsPerAddress)?;
+        self.permits.push(Place::OfAddress { _permit: permit });
+        Ok(())
+    }
+
+    async fn session(mut self, mut socket: TcpStream, is_proxied: bool) {
+        if let Err(error) = socket.set_nodelay(true) {
+            debug!(%error, "TCP_NODELAY");
+        }
+        if is_proxied {
+            match self.in_time(proxy_protocol::read(&mut socket)).await {
+                Some(Ok(Source::Client(address))) => self.address = address,
+                Some(Ok(Source::Balancer)) => {}
+                Some(Err(error)) => {
+                    let balancer = self.address;
+                    warn!(%balancer, %error, "a connection of security.proxy_protocol_from is closed");
+                    return self.rejected(Rejection::ProxyHeader);
+                }
+                None => return self.rejected(Rejection::ProxyHeader),
+            }
+            if let Err(reason) = self.take_place_of_address() {
+                return self.turn_away(socket, reason);
+            }
+        }
+        let mut transport: Box<dyn ByteStream> = Box::new(socket);
+        let secure = self.acceptor.is_some();
+        if let Some(acceptor) = self.acceptor.take() {
+            transport = match self.in_time(tls::accept(&acceptor, transport)).await {
+                Some(Ok(transport)) => transport,
+                Some(Err(error)) => {
+                    debug!(client = %self.address, %error, "TLS handshake failed");
+                    return self.rejected(Rejection::TlsHandshake);
+                }
+                None => return self.rejected(Rejection::TlsHandshake),
+            };
+        }
+        let client = Client {
+            lines: LineStream::new(transport, self.gateway.timeouts.login),
+            address: self.address,
+            secure,
+            listener: self.label,
+        };
+        match self.protocol {
+            Protocol::Pop3 => pop3::serve(client, &self.gateway, self.accepted).await,
+            Protocol::Submission => submission::serve(client, &self.gateway, self.accepted).await,
+        }
+    }
+
+    /// What must be done before a session, within `timeouts.login`; when popgate ends, soon.
+    async fn in_time<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let hurry = async {
+            self.gateway.draining.cancelled().await;
+            sleep(REFUSAL_PATIENCE).await;
+        };
+        tokio::select! {
+            done = timeout_at(self.accepted + self.gateway.timeouts.login, work) => done.ok(),
+            () = hurry => None,
+        }
+    }
+
+    fn rejected(&self, reason: Rejection) {
+        self.gateway.metrics.connection_rejected(self.label, reason);
+    }
+
+    /// Says why, where that is possible without a handshake, and where not too many wait for it.
+    fn turn_away(self, socket: TcpStream, reason: Rejection) {
+        self.rejected(reason);
+        let Ok(permit) = self.door.refusals.clone().try_acquire_owned() else {
+            return;
+        };
+        if self.acceptor.is_some() {
+            return;
+        }
+        let reply = match self.protocol {
+            Protocol::Pop3 => FailureKind::reply,
+            Protocol::Submission => FailureKind::smtp_reply,
+        };
+        let sessions = self.door.sessions.clone();
+        // Its place is for others.
+        drop(self);
+        sessions.spawn(async move {
+            let mut lines = LineStream::new(Box::new(socket), REFUSAL_PATIENCE);
+            reply(FailureKind::Overloaded, lines.output(), SessionId::new());
+            lines.close().await;
+            drop(permit);
+        });
     }
 }
 
-/// Says why, where that is possible without a handshake, and where not too many wait for it.
-fn turn_away(socket: TcpStream, listener: &Listener, door: &Arc<Door>) {
-    let Ok(permit) = door.refusals.clone().try_acquire_owned() else {
-        return;
-    };
-    if listener.tls.is_some() {
-        return;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_are_left_for_the_rest() {
+        for (descriptors, sessions) in [(0, 1), (64, 16), (1024, 384), (524_288, 262_016)] {
+            assert_eq!(sessions_within(descriptors), sessions, "{descriptors}");
+        }
     }
-    let reply = match listener.protocol {
-        Protocol::Pop3 => FailureKind::reply,
-        Protocol::Submission => FailureKind::smtp_reply,
-    };
-    door.sessions.spawn(async move {
-        let mut lines = LineStream::new(Box::new(socket), REFUSAL_PATIENCE);
-        reply(FailureKind::Overloaded, lines.output(), SessionId::new());
-        lines.close().await;
-        drop(permit);
-    });
 }

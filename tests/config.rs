@@ -168,14 +168,18 @@ fn every_key_means_what_it_says() {
         [tls]
         certificate = "tls.crt"
         private_key = "tls.key"
+        [[tls.certificates]]
+        certificate = "tls.crt"
+        private_key = "tls.key"
         [security]
         cleartext_login = ["10.0.0.0/8", "fd00::/8"]
-        proxy_protocol_from = []
+        proxy_protocol_from = ["10.1.0.0/16"]
         [timeouts]
         login = "1m 30s"
         idle = "1h"
         upstream = "500ms"
         drain = "14d"
+        shutdown_delay = "0s"
         [limits]
         connections = 1
         connections_per_address = 2
@@ -211,12 +215,14 @@ fn every_key_means_what_it_says() {
         [upstream.other.maildrop]
         on_delete = "move:Old & gone"
         unique_id = "cyrus"
+        newest_messages = 1000
         [maildrop]
         folder = "Eingang"
         on_delete = "keep"
         mark_seen = "retrieved"
         unique_id = "uid"
         sessions = "exclusive"
+        newest_messages = 20000
         [[route]]
         login = "*@example.org"
         upstream = "other"
@@ -231,9 +237,12 @@ fn every_key_means_what_it_says() {
     assert_eq!(config.pop3.logins.delimiters, b"%#\\");
     assert_eq!(config.pop3.logins.delay, Duration::from_secs(300));
     assert_eq!(config.admin, None);
-    let tls = config.tls.expect("set");
+    let tls = config.tls.first().expect("set");
     assert_eq!(tls.certificate, folder.path().join("tls.crt"));
     assert_eq!(tls.private_key, folder.path().join("tls.key"));
+    assert_eq!(config.tls.len(), 2);
+    assert_eq!(config.proxy_protocol_from.len(), 1);
+    assert_eq!(config.timeouts.shutdown_delay, Duration::ZERO);
     assert!(
         matches!(config.cleartext_login, CleartextLogin::From(networks) if networks.len() == 2)
     );
@@ -263,6 +272,7 @@ fn every_key_means_what_it_says() {
     assert_eq!(default.ca_file, Some(folder.path().join("tls.crt")));
     assert_eq!(default.maildrop.on_delete, DeletePolicy::Keep);
     assert_eq!(default.maildrop.unique_id, UniqueIdFormat::Uid);
+    assert_eq!(default.maildrop.newest_messages, 20_000);
 
     assert!(matches!(&default.sender, SenderPolicy::Addresses(globs) if globs.len() == 2));
     let other = config.routes.upstream("Me@EXAMPLE.org").expect("the route");
@@ -280,6 +290,7 @@ fn every_key_means_what_it_says() {
     assert_eq!(other.maildrop.folder, "Eingang");
     assert_eq!(other.maildrop.mark_seen, MarkSeen::Retrieved);
     assert_eq!(other.maildrop.sessions, Sessions::Exclusive);
+    assert_eq!(other.maildrop.newest_messages, 1000);
 }
 
 #[test]
@@ -576,6 +587,18 @@ fn each_mistake_has_its_remedy() {
             "popgate.toml:4: [maildrop] mark_seen: \"always\" is none of never, retrieved",
         ),
         (
+            "[maildrop]\nnewest_messages = 0",
+            "popgate.toml:4: [maildrop] newest_messages: is 0; write a number of messages from 1 to 1000000",
+        ),
+        (
+            "[maildrop]\nnewest_messages = 1000001",
+            "popgate.toml:4: [maildrop] newest_messages: is 1000001; write a number of messages from 1 to 1000000",
+        ),
+        (
+            "[maildrop]\nnewest_messages = \"all\"",
+            "popgate.toml:4: [maildrop] newest_messages: is text; write a whole number",
+        ),
+        (
             "[upstream.B]\nprovider = \"gmail\"",
             "popgate.toml:3: [upstream.B]: is not a name for an upstream; write it with a-z, 0-9, - and _",
         ),
@@ -620,8 +643,8 @@ fn each_mistake_has_its_remedy() {
             "popgate.toml:4: [limits] message_octets: lets no message through; write a size like \"150MiB\"",
         ),
         (
-            "[security]\nproxy_protocol_from = [\"10.0.0.0/8\"]",
-            "popgate.toml:4: [security] proxy_protocol_from: the PROXY protocol is not there yet in this version of popgate; remove the key",
+            "[security]\nproxy_protocol_from = [\"10.0.0.1\"]",
+            "popgate.toml:4: [security] proxy_protocol_from: \"10.0.0.1\" is an address; write \"10.0.0.1/32\"",
         ),
     ] {
         check_after_upstream(config, &[expected]);

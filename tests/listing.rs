@@ -5,7 +5,7 @@
 //! matter: ESEARCH, CONDSTORE, QRESYNC. Random histories change it between sessions, and between the commands of
 //! a login.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -329,7 +329,7 @@ async fn listed(gateway: &Arc<Gateway>) -> BTreeMap<(u32, u32), u32> {
     names.iter().map(|text| name(text)).zip(octets).collect()
 }
 
-async fn check(capabilities: &'static str, steps: &[Step]) {
+async fn check(capabilities: &'static str, newest: u32, steps: &[Step]) {
     let mailbox = Arc::new(Mutex::new(Mailbox::new(capabilities)));
     let endpoint = Endpoint {
         service: Service::Imap,
@@ -337,7 +337,9 @@ async fn check(capabilities: &'static str, steps: &[Step]) {
         port: 143,
         security: EndpointSecurity::Clear,
     };
-    let config = Config::for_upstream(Upstream::new("default", endpoint));
+    let mut upstream = Upstream::new("default", endpoint);
+    upstream.maildrop.newest_messages = newest;
+    let config = Config::for_upstream(upstream);
     let dialer = Arc::new(Model(mailbox.clone()));
     let gateway = popgate::gateway(&config, dialer, CancellationToken::new()).expect("a gateway");
     for step in steps {
@@ -350,21 +352,37 @@ async fn check(capabilities: &'static str, steps: &[Step]) {
                 let listed = listed(&gateway).await;
                 lock(&mailbox).pending = None;
                 let after = lock(&mailbox).clone();
-                compare(&listed, &before, &after);
+                compare(&listed, &before, &after, newest);
             }
         }
     }
 }
 
-/// What was shown all the time is listed, and nothing that never was there, nor what was concealed all
-/// the time. Where nothing happened, that is equality.
-fn compare(listed: &BTreeMap<(u32, u32), u32>, before: &Mailbox, after: &Mailbox) {
+/// What was among the newest that are shown all the time is listed, and nothing that never was there, nor
+/// what was concealed or too old all the time. Where nothing happened, that is equality.
+fn compare(listed: &BTreeMap<(u32, u32), u32>, before: &Mailbox, after: &Mailbox, newest: u32) {
     let find = |mailbox: &Mailbox, (validity, uid): (u32, u32)| {
         let message = mailbox.messages.get(&uid).copied();
         message.filter(|_| mailbox.validity == validity)
     };
     let is_shown = |message: Message| !message.deleted && !message.hidden;
+    let was_shown = |mailbox: &Mailbox, name: (u32, u32)| find(mailbox, name).is_some_and(is_shown);
+    // How many newer ones there were at some time, or all the time.
+    let newer = |(validity, uid): (u32, u32), times: fn(bool, bool) -> bool| {
+        let uids = before.messages.keys().chain(after.messages.keys());
+        let uids: BTreeSet<u32> = uids.copied().filter(|newer| *newer > uid).collect();
+        let is_counted = |newer: &&u32| {
+            let name = (validity, **newer);
+            times(was_shown(before, name), was_shown(after, name))
+        };
+        uids.iter().filter(is_counted).count() as u32
+    };
+    assert!(listed.len() <= newest as usize, "more than the newest");
     for (name, octets) in listed {
+        assert!(
+            newer(*name, |before, after| before && after) < newest,
+            "{name:?} is too old"
+        );
         let there = [before, after].map(|mailbox| find(mailbox, *name));
         let sound = |message: &Option<Message>| message.is_some_and(|it| it.octets == *octets);
         assert!(there.iter().any(sound), "{name:?} is not there");
@@ -374,7 +392,8 @@ fn compare(listed: &BTreeMap<(u32, u32), u32>, before: &Mailbox, after: &Mailbox
     for uid in before.messages.keys() {
         let name = (before.validity, *uid);
         let there = [before, after].map(|mailbox| find(mailbox, name));
-        let shown = there.iter().all(|it| it.is_some_and(is_shown));
+        let shown = there.iter().all(|it| it.is_some_and(is_shown))
+            && newer(name, |before, after| before || after) < newest;
         assert!(
             !shown || listed.contains_key(&name),
             "{name:?} is not listed"
@@ -409,7 +428,10 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
 
     #[test]
-    fn a_listing_brought_up_to_date_equals_a_fresh_one(steps in histories()) {
+    fn a_listing_brought_up_to_date_equals_a_fresh_one(
+        steps in histories(),
+        newest in prop_oneof![Just(1_000_000), 1u32..10],
+    ) {
         popgate::tls::install_provider();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -423,7 +445,7 @@ proptest! {
             "IMAP4rev1 UIDPLUS CONDSTORE ESEARCH SASL-IR AUTH=PLAIN",
             "IMAP4rev1 UIDPLUS CONDSTORE QRESYNC ENABLE ESEARCH",
         ] {
-            runtime.block_on(check(capabilities, &steps));
+            runtime.block_on(check(capabilities, newest, &steps));
         }
     }
 }

@@ -13,7 +13,7 @@ const CANARY: &str = "canary-4711-of-norwich";
 
 #[test]
 fn no_password_comes_out() {
-    let popgate = Popgate::start("[trace]\nlogin = \"joe\"\nfile = \"trace\"\n");
+    let popgate = Popgate::start("trace", "[trace]\nlogin = \"joe\"\nfile = \"trace\"\n");
     // What is wrong, mistyped or in the wrong place.
     for lines in [
         &["USER joe", "PASS canary-4711-of-norwich"][..],
@@ -90,19 +90,11 @@ fn no_password_comes_out() {
     for told in [
         " S: +OK popgate ready",
         " C: PASS ***",
-        " c: g1 LOGIN \"joe\" ***",
+        " c: g1 LOGIN ***",
         " C: RETR 1",
         " c: DATA",
         " S: 250 2.0.0",
     ] {
-        let told = told.replace(
-            "\"joe\"",
-            if trace.contains("\"joe\"") {
-                "\"joe\""
-            } else {
-                "joe"
-            },
-        );
         assert!(trace.contains(&told), "no {told:?} in\n{trace}");
     }
     assert!(

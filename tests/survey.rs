@@ -26,6 +26,7 @@ async fn report(unique_id: impl Fn(u32) -> String) -> (String, u32) {
             format!("imap://{}", sample.local_address()),
         ),
         ("POPGATE__MAILDROP__UNIQUE_ID", unique_id(validity)),
+        ("POPGATE__MAILDROP__NEWEST_MESSAGES", "3".to_owned()),
     ];
     let variables = variables.map(|(name, value)| (name.to_owned(), value));
     let config = Config::load(None, variables, &Flags::default()).expect("sound");
@@ -61,4 +62,6 @@ async fn unique_ids_that_begin_anew_are_to_be_pinned() {
 
     let (other, _) = report(|_| "dovecot".to_owned()).await;
     assert!(!other.contains("unique_id"), "{other}");
+    let window = "  newest_messages = 3: POP3 shows only so many, the newest\n";
+    assert!(other.contains(window), "{other}");
 }

@@ -146,19 +146,14 @@ fn configs_of_the_readme_are_accepted() {
 #[test]
 fn metrics_that_are_named_exist() {
     let metrics = Metrics::new(&["default"], &["quit"]).expect("sound metrics");
+    // There only where there is a certificate.
+    metrics.certificate_expiry("pop3", 0);
     let mut known = BTreeSet::new();
     for family in metrics.registry().gather() {
         for suffix in ["", "_bucket", "_sum", "_count"] {
             known.insert(format!("{}{suffix}", family.name()));
         }
     }
-    // What the dashboards and rules are ready for.
-    let awaited = [
-        "popgate_tls_certificate_expiry_timestamp_seconds",
-        "popgate_tls_certificate_last_reload_successful",
-        "popgate_config_last_reload_successful",
-    ];
-    known.extend(awaited.map(str::to_owned));
     let named_in = ["README.md", "grafana", "deploy"].map(|name| root().join(name));
     for file in named_in.iter().flat_map(|place| files_below(place)) {
         for name in metric_names(&text_of(&file)) {
@@ -485,10 +480,11 @@ fn metric_names(text: &str) -> impl Iterator<Item = &str> {
     // What Prometheus is to record has a name with colons within: level:metric:operations.
     text.split(|letter: char| !letter.is_alphanumeric() && letter != '_' && letter != ':')
         .map(|word| word.trim_matches(':'))
-        // The bare prefix is no name.
         .filter(|word| {
-            word.strip_prefix("popgate_")
-                .is_some_and(|name| !name.is_empty() && !name.contains(':'))
+            // Neither the bare prefix nor a package, as popgate_0.1.0_amd64.deb, is a name.
+            word.strip_prefix("popgate_").is_some_and(|name| {
+                name.starts_with(|first: char| first.is_ascii_lowercase()) && !name.contains(':')
+            })
         })
 }
 
@@ -527,4 +523,22 @@ fn read(file: &Path) -> String {
 /// Of any file: what is no text in it is of no interest here.
 fn text_of(file: &Path) -> String {
     String::from_utf8_lossy(&fs::read(file).expect("readable")).into_owned()
+}
+
+#[test]
+fn tests_that_the_security_table_names_exist() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let table = fs::read_to_string(tests.join("SECURITY.md")).expect("a table");
+    let mut named = 0;
+    for row in table.lines().filter(|line| line.starts_with("| ")) {
+        for name in row.split('`').skip(1).step_by(2) {
+            named += 1;
+            let is_there = match name.starts_with("transcripts/") {
+                true => tests.join(format!("{name}.txt")).is_file(),
+                false => tests.join(name).is_file(),
+            };
+            assert!(is_there, "there is no {name}, of: {row}");
+        }
+    }
+    assert!(named > 50, "the table has another form");
 }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use popgate::tls::{self, Alpn};
+use popgate::tls::{self, Alpn, CertificateFiles, Certificates};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, HandshakeKind, RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, duplex};
@@ -38,7 +38,7 @@ fn self_signed() -> Pair {
 }
 
 fn chain(path: &Path) -> Vec<rustls::pki_types::CertificateDer<'static>> {
-    tls::certificates(path).expect("certificates")
+    tls::read_certificates(path).expect("certificates")
 }
 
 #[tokio::test]
@@ -71,7 +71,12 @@ async fn an_upstream_is_spoken_to_again_without_a_full_handshake() {
 #[tokio::test]
 async fn a_client_comes_again_without_a_full_handshake() {
     let pair = self_signed();
-    let acceptor = tls::acceptor(&pair.certificate, &pair.private_key, Alpn::Pop3).expect("a pair");
+    let files = CertificateFiles {
+        certificate: pair.certificate.clone(),
+        private_key: pair.private_key.clone(),
+    };
+    let certificates = Certificates::read(vec![files]).expect("a pair");
+    let acceptor = certificates.acceptor(Alpn::Pop3);
     let mut roots = RootCertStore::empty();
     for certificate in chain(&pair.certificate) {
         roots.add(certificate).expect("a root");

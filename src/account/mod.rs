@@ -42,8 +42,8 @@ pub struct Accounts {
     routes: config::Routes,
     upstreams: HashMap<Arc<str>, Arc<Upstream>>,
     login_delimiters: Vec<u8>,
-    login_delay: LoginDelay,
-    guesses: Guesses,
+    login_delay: Arc<LoginDelay>,
+    guesses: Arc<Guesses>,
     connections_per_account: usize,
     connections: Counts<AccountKey>,
     exclusive: Counts<MailboxKey>,
@@ -62,11 +62,27 @@ impl Accounts {
             routes,
             upstreams: upstreams.into_iter().map(by_name).collect(),
             login_delimiters: logins.delimiters,
-            login_delay: LoginDelay::new(logins.delay),
-            guesses: Guesses::new(),
+            login_delay: Arc::new(LoginDelay::new(logins.delay)),
+            guesses: Arc::new(Guesses::new()),
             connections_per_account,
             connections: Counts::default(),
             exclusive: Counts::default(),
+        }
+    }
+
+    /// These, with what is counted and remembered of sessions by `before`, which they follow.
+    #[must_use]
+    pub fn following(self, before: &Self) -> Self {
+        let login_delay = match before.login_delay() == self.login_delay() {
+            true => before.login_delay.clone(),
+            false => self.login_delay,
+        };
+        Self {
+            login_delay,
+            guesses: before.guesses.clone(),
+            connections: before.connections.clone(),
+            exclusive: before.exclusive.clone(),
+            ..self
         }
     }
 
@@ -170,6 +186,13 @@ fn account_key(upstream: &Upstream, owner: &[u8]) -> AccountKey {
 
 /// How many of something are out, by key; a key is forgotten when none are.
 pub struct Counts<K: Eq + Hash>(Arc<DashMap<K, usize>>);
+
+/// The same counts.
+impl<K: Eq + Hash> Clone for Counts<K> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
 
 impl<K: Eq + Hash> Default for Counts<K> {
     fn default() -> Self {

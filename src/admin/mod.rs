@@ -1,15 +1,17 @@
 //! The admin port: `/metrics`, `/livez` and `/readyz`, for machines.
 //!
 //! Anybody who can connect may ask, so that nothing here is secret and nobody can occupy it: there
-//! is a limit to the connections, and one to the time between two answers on each.
+//! is a limit to the connections, beyond which the oldest makes room, and one to the time between two
+//! answers on each.
 
 mod open_metrics;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,12 +24,12 @@ use axum::serve::Listener;
 use prometheus::{Registry, TEXT_FORMAT, TextEncoder};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::error;
 
-/// A few scrapers and probes; further ones wait in the backlog of the kernel.
+/// A few scrapers and probes. One more, and the oldest is closed: who asks and is answered was here for
+/// moments only, so that those who stay without asking keep nobody out.
 const CONNECTIONS_MAX: usize = 64;
 
 /// From accept, or from the last octet of an answer, to the first octet of the next answer. Who
@@ -59,7 +61,8 @@ pub async fn serve(
 ) -> io::Result<()> {
     let listener = BoundedListener {
         listener,
-        permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        open: Arc::default(),
+        accepted: 0,
     };
     let router = Router::new()
         .route("/metrics", get(metrics))
@@ -102,10 +105,14 @@ async fn readyz(State(admin): State<Admin>) -> (StatusCode, &'static str) {
     }
 }
 
-/// Accepts no more connections at a time than there are permits.
+/// What closes each open connection, in the order in which they came.
+type Open = Arc<Mutex<BTreeMap<u64, CancellationToken>>>;
+
+/// Has no more connections at a time than [`CONNECTIONS_MAX`].
 struct BoundedListener {
     listener: TcpListener,
-    permits: Arc<Semaphore>,
+    open: Open,
+    accepted: u64,
 }
 
 impl Listener for BoundedListener {
@@ -113,13 +120,23 @@ impl Listener for BoundedListener {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        // Nobody closes the semaphore; if somebody did, there would be no limit.
-        let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
         let (stream, address) = Listener::accept(&mut self.listener).await;
+        self.accepted += 1;
+        let number = self.accepted;
+        let closed = CancellationToken::new();
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.insert(number, closed.clone());
+        if open.len() > CONNECTIONS_MAX
+            && let Some((_, oldest)) = open.pop_first()
+        {
+            oldest.cancel();
+        }
         let stream = BoundedStream {
             stream,
             deadline: Box::pin(sleep(ANSWER_INTERVAL_MAX)),
-            _permit: permit,
+            closed: Box::pin(closed.cancelled_owned()),
+            number,
+            open: self.open.clone(),
         };
         (stream, address)
     }
@@ -129,17 +146,30 @@ impl Listener for BoundedListener {
     }
 }
 
-/// A connection that ends when nothing could be written to it for too long, whatever trickles in.
+/// A connection that ends when nothing could be written to it for too long, whatever trickles in, or
+/// when it has to make room.
 ///
 /// axum has no limit for the time that a request may take to arrive.
 struct BoundedStream {
     stream: TcpStream,
     deadline: Pin<Box<Sleep>>,
-    _permit: Option<OwnedSemaphorePermit>,
+    closed: Pin<Box<WaitForCancellationFutureOwned>>,
+    number: u64,
+    open: Open,
+}
+
+impl Drop for BoundedStream {
+    fn drop(&mut self) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.remove(&self.number);
+    }
 }
 
 impl BoundedStream {
     fn check_deadline(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if self.closed.as_mut().poll(context).is_ready() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
         match self.deadline.as_mut().poll(context) {
             Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
             Poll::Pending => Ok(()),

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use globset::GlobMatcher;
+use ipnet::IpNet;
 
 use super::layers::{self, Flags};
 use super::provider::Provider;
@@ -13,13 +14,12 @@ use super::report::{Problems, Report, nearest};
 use super::section::Section;
 use super::setting::Setting;
 use super::{
-    CertificateFiles, CleartextLogin, Config, Endpoint, EndpointSecurity, LISTING_CACHE_OCTETS,
-    Limits, Listeners, Logins, MaildropSettings, PROBE_INTERVAL, Pop3, READ_AHEAD_OCTETS, Routes,
-    SenderPolicy, Service, Timeouts, TraceSettings, Upstream, WARM_CONNECTIONS, endpoint, loopback,
-    submission,
+    CleartextLogin, Config, Endpoint, EndpointSecurity, LISTING_CACHE_OCTETS, Limits, Listeners,
+    Logins, MaildropSettings, PROBE_INTERVAL, Pop3, READ_AHEAD_OCTETS, Routes, SenderPolicy,
+    Service, Timeouts, TraceSettings, Upstream, WARM_CONNECTIONS, endpoint, loopback, submission,
 };
 use crate::maildrop::DeletePolicy;
-use crate::tls::{certificates, check_pair, private_key};
+use crate::tls::{CertificateFiles, check_pair, private_key, read_certificates};
 
 impl Config {
     /// Reads and checks everything: the defaults, over them the file, the variables of the
@@ -61,9 +61,9 @@ fn config(mut root: Section<'_>) -> Config {
     let tls_section = root.section("tls");
     let has_tls = tls_section.is_some();
     let pop3 = pop3(root.section("pop3"), has_tls);
-    let tls = tls_section.and_then(tls);
+    let tls = tls_section.map(tls).unwrap_or_default();
     let admin = admin(root.section("admin"));
-    let cleartext_login = security(root.section("security"));
+    let (cleartext_login, proxy_protocol_from) = security(root.section("security"));
     let timeouts = timeouts(root.section("timeouts"));
     let limits = limits(root.section("limits"));
     let read_ahead_octets = octets(root.section("read_ahead"), READ_AHEAD_OCTETS);
@@ -85,6 +85,7 @@ fn config(mut root: Section<'_>) -> Config {
         smtp,
         admin,
         tls,
+        proxy_protocol_from,
         cleartext_login,
         timeouts,
         limits,
@@ -180,10 +181,25 @@ fn refuse_duplicates(section: &Section<'_>, listeners: &Listeners) {
     }
 }
 
-fn tls(mut section: Section<'_>) -> Option<CertificateFiles> {
+/// The pair of `[tls]` itself, and behind it those of `[[tls.certificates]]`.
+fn tls(mut section: Section<'_>) -> Vec<CertificateFiles> {
+    let others = section.tables("certificates");
+    let has_own = section.has("certificate") || section.has("private_key");
+    let own = match others.is_empty() || has_own {
+        true => certificate_files(section),
+        false => {
+            section.finish();
+            None
+        }
+    };
+    let others = others.into_iter().filter_map(certificate_files);
+    own.into_iter().chain(others).collect()
+}
+
+fn certificate_files(mut section: Section<'_>) -> Option<CertificateFiles> {
     let certificate = section.take("certificate", |setting| {
         let path = setting.path()?;
-        Ok((certificates(&path)?, path))
+        Ok((read_certificates(&path)?, path))
     });
     let key = section.take("private_key", |setting| {
         let path = setting.path()?;
@@ -245,21 +261,15 @@ fn trace(mut section: Section<'_>) -> Option<TraceSettings> {
     })
 }
 
-fn security(section: Option<Section<'_>>) -> CleartextLogin {
+/// `cleartext_login` and `proxy_protocol_from`
+fn security(section: Option<Section<'_>>) -> (CleartextLogin, Vec<IpNet>) {
     let Some(mut section) = section else {
-        return CleartextLogin::default();
+        return (CleartextLogin::default(), Vec::new());
     };
     let login = cleartext_login(&mut section);
-    // An empty list asks for nothing that is not there.
-    let is_asked_for = |setting: &Setting| Ok(!setting.elements()?.is_empty());
-    if section.take("proxy_protocol_from", is_asked_for) == Some(true) {
-        section.problem(
-            "proxy_protocol_from",
-            "the PROXY protocol is not there yet in this version of popgate; remove the key",
-        );
-    }
+    let proxies = section.list("proxy_protocol_from", Setting::network);
     section.finish();
-    login
+    (login, proxies.unwrap_or_default())
 }
 
 fn cleartext_login(section: &mut Section<'_>) -> CleartextLogin {
@@ -289,6 +299,9 @@ fn timeouts(section: Option<Section<'_>>) -> Timeouts {
         idle: duration("idle", defaults.idle),
         upstream: duration("upstream", defaults.upstream),
         drain: duration("drain", defaults.drain),
+        shutdown_delay: section
+            .take("shutdown_delay", Setting::duration_or_none)
+            .unwrap_or(defaults.shutdown_delay),
     };
     section.finish();
     timeouts
@@ -364,6 +377,8 @@ fn maildrop(section: Option<Section<'_>>, outer: &MaildropSettings) -> MaildropS
         mark_seen: (section.take("mark_seen", Setting::word)).unwrap_or(outer.mark_seen),
         unique_id: (section.take("unique_id", Setting::parsed)).unwrap_or(outer.unique_id),
         sessions: (section.take("sessions", Setting::word)).unwrap_or(outer.sessions),
+        newest_messages: (section.take("newest_messages", Setting::messages))
+            .unwrap_or(outer.newest_messages),
     };
     section.finish();
     settings
@@ -424,7 +439,7 @@ fn upstream(name: &str, mut section: Section<'_>, outer: &Outer) -> Option<Upstr
     let sender = submission::sender(Some(&mut section)).unwrap_or_else(|| outer.sender.clone());
     let ca_file = section.take("ca_file", |setting| {
         let path = setting.path()?;
-        certificates(&path).map(|_| path)
+        read_certificates(&path).map(|_| path)
     });
     let mut quirks = provider.map(Provider::quirks).unwrap_or_default();
     if let Some(pipelining) = section.take("pipelining", Setting::switch) {

@@ -31,7 +31,8 @@ pub use self::layers::{Flags, environment};
 pub use self::load::admin_address;
 pub use self::report::Problems;
 pub use self::submission::{BareNewlines, SenderPolicy, SentCopy, Submission, Unauthenticated};
-use crate::maildrop::{DeletePolicy, UniqueIdFormat};
+use crate::maildrop::{DeletePolicy, MESSAGES_MAX, UniqueIdFormat};
+use crate::tls::CertificateFiles;
 
 /// Everything that the daemon needs to know before it binds its first socket.
 #[derive(Debug, Clone)]
@@ -42,8 +43,11 @@ pub struct Config {
     pub smtp: Submission,
     /// Where `/metrics`, `/livez` and `/readyz` are served; `None` switches them off.
     pub admin: Option<SocketAddr>,
-    /// The certificate shown to clients; without it there is neither STLS nor implicit TLS.
-    pub tls: Option<CertificateFiles>,
+    /// The certificates shown to clients, the first where no name fits; without any there is neither
+    /// STLS nor implicit TLS.
+    pub tls: Vec<CertificateFiles>,
+    /// Whose connections begin with a PROXY header that tells the client's address.
+    pub proxy_protocol_from: Vec<IpNet>,
     /// Who may send a password over clear text.
     pub cleartext_login: CleartextLogin,
     /// How long anything may take.
@@ -76,7 +80,8 @@ impl Config {
             },
             smtp: Submission::default(),
             admin: Some(loopback(9110)),
-            tls: None,
+            tls: Vec::new(),
+            proxy_protocol_from: Vec::new(),
             cleartext_login: CleartextLogin::default(),
             timeouts: Timeouts::default(),
             limits: Limits::default(),
@@ -118,7 +123,7 @@ pub struct Pop3 {
 }
 
 /// The addresses of one protocol.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listeners {
     /// Clear text, with an upgrade to TLS where there is a certificate.
     pub clear: Vec<SocketAddr>,
@@ -162,15 +167,6 @@ pub struct TraceSettings {
     pub octets_max: u64,
 }
 
-/// PEM files.
-#[derive(Debug, Clone)]
-pub struct CertificateFiles {
-    /// The chain, leaf first.
-    pub certificate: PathBuf,
-    /// PKCS#8, PKCS#1 or SEC1.
-    pub private_key: PathBuf,
-}
-
 /// Who may log in without TLS.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -187,7 +183,7 @@ pub enum CleartextLogin {
     From(Vec<IpNet>),
 }
 
-/// All of them are positive.
+/// All of them are positive, but for `shutdown_delay`, which may be none.
 #[derive(Debug, Clone)]
 pub struct Timeouts {
     /// From accept to a finished login, TLS handshake included, whatever trickles in.
@@ -198,6 +194,8 @@ pub struct Timeouts {
     pub upstream: Duration,
     /// After SIGTERM, for sessions in TRANSACTION; one in UPDATE is never cut.
     pub drain: Duration,
+    /// After SIGTERM, until the listeners close: so long a balancer may take to hear of it.
+    pub shutdown_delay: Duration,
 }
 
 impl Default for Timeouts {
@@ -207,6 +205,7 @@ impl Default for Timeouts {
             idle: Duration::from_secs(10 * 60),
             upstream: Duration::from_secs(30),
             drain: Duration::from_secs(45),
+            shutdown_delay: Duration::from_secs(3),
         }
     }
 }
@@ -242,7 +241,7 @@ impl Default for Limits {
 }
 
 /// One `[upstream.NAME]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
     /// NAME; also the label in metrics and logs.
     pub name: Arc<str>,
@@ -343,6 +342,8 @@ pub struct MaildropSettings {
     pub unique_id: UniqueIdFormat,
     /// Whether two sessions may have the same maildrop open.
     pub sessions: Sessions,
+    /// How many messages POP3 shows, those with the highest UIDs; from 1 to [`MESSAGES_MAX`].
+    pub newest_messages: u32,
 }
 
 impl Default for MaildropSettings {
@@ -353,6 +354,7 @@ impl Default for MaildropSettings {
             mark_seen: MarkSeen::Never,
             unique_id: UniqueIdFormat::Dovecot,
             sessions: Sessions::Shared,
+            newest_messages: MESSAGES_MAX,
         }
     }
 }

@@ -94,8 +94,10 @@ impl<'a> Section<'a> {
         };
         let place = place_of(&value);
         let ValueKind::Array(elements) = value.kind else {
-            let what =
-                format!("is not a list of tables; begin each with [[{key}]] in a config file");
+            let what = format!(
+                "is not a list of tables; begin each with [[{}]] in a config file",
+                self.dotted(key)
+            );
             self.report.add(place, &self.named(key), what);
             return Vec::new();
         };
@@ -103,7 +105,7 @@ impl<'a> Section<'a> {
             .into_iter()
             .filter_map(|element| self.inner(key, element))
             .map(|section| Self {
-                path: format!("[{key}]"),
+                path: format!("[{}]", self.dotted(key)),
                 ..section
             })
             .collect()

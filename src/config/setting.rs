@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::de::value::StrDeserializer;
 
 use super::report::{Place, nearest};
+use crate::maildrop::MESSAGES_MAX;
 
 /// Longer is a mistake, and the sum of such a time and now must not overflow.
 const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -110,6 +111,17 @@ impl Setting {
             Ok(count @ 0..=WARM_CONNECTIONS_MAX) => Ok(count),
             _ => Err(format!(
                 "is {number}; write a number from 0 to {WARM_CONNECTIONS_MAX}"
+            )),
+        }
+    }
+
+    /// How many messages a maildrop may have.
+    pub(super) fn messages(&self) -> Result<u32, String> {
+        let number = self.number()?;
+        match u32::try_from(number) {
+            Ok(messages @ 1..=MESSAGES_MAX) => Ok(messages),
+            _ => Err(format!(
+                "is {number}; write a number of messages from 1 to {MESSAGES_MAX}"
             )),
         }
     }

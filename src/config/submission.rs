@@ -86,6 +86,24 @@ pub enum SenderPolicy {
     Addresses(Vec<GlobMatcher>),
 }
 
+/// By the globs as they were written.
+impl PartialEq for SenderPolicy {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Any, Self::Any) | (Self::Login, Self::Login) => true,
+            (Self::Addresses(one), Self::Addresses(other)) => {
+                let written = |globs: &[GlobMatcher]| -> Vec<_> {
+                    globs.iter().map(|glob| glob.glob().clone()).collect()
+                };
+                written(one) == written(other)
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Eq for SenderPolicy {}
+
 impl SenderPolicy {
     /// Whether who logged in like this may send as `address`.
     pub fn permits(&self, address: &[u8], login: &[u8]) -> bool {

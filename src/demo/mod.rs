@@ -173,6 +173,8 @@ pub fn settings(addresses: Addresses) -> Config {
     config.pop3.listeners.clear = vec![addresses.pop3];
     config.smtp.listeners.clear = vec![addresses.smtp];
     config.admin = Some(addresses.admin);
+    // There is no balancer that would have to hear of it.
+    config.timeouts.shutdown_delay = Duration::ZERO;
     config
 }
 

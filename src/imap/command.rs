@@ -18,6 +18,9 @@ use crate::secret::Secret;
 /// it is taken for lost.
 pub const UIDS_MAX: u32 = 200;
 
+/// Messages that a listing may have; mpop, for one, takes no more.
+pub const MESSAGES_MAX: u32 = 1_000_000;
+
 /// Octets up to which LITERAL- (RFC 7888 §4) lets a literal go without waiting.
 const LITERAL_MINUS_OCTETS_MAX: u64 = 4096;
 
@@ -361,6 +364,14 @@ impl Command {
         writer.end()
     }
 
+    /// `FETCH number (UID)`: which message is at this place. No EXPUNGE may come between the last answer
+    /// and that to this (RFC 3501 §7.4.1), so that it asks what it means to, if nothing else is under way.
+    pub fn fetch_uid(number: u32) -> Self {
+        let mut writer = Writer::new(CommandName::FetchListing, "FETCH ");
+        writer.text(&format!("{number} (UID)"));
+        writer.end()
+    }
+
     /// `UID FETCH uid (UID BODY.PEEK[]…)`
     pub fn fetch_body(uid: Uid, section: Section) -> Self {
         let section = match section {
@@ -659,6 +670,7 @@ mod tests {
             Command::fetch_listing(ListingRange::ALL, ListingIdentity::Uid),
             Command::fetch_listing(below, ListingIdentity::Uid),
             Command::fetch_listing(changed, ListingIdentity::Uid),
+            Command::fetch_uid(13_000_001),
             Command::fetch_body(uid, Section::Whole),
             Command::fetch_body(
                 uid,

@@ -4,7 +4,7 @@ use nom::branch::alt;
 use nom::bytes::complete::{take_while, take_while_m_n};
 use nom::character::complete::char;
 use nom::combinator::{map, map_opt, opt};
-use nom::sequence::{delimited, preceded};
+use nom::sequence::{delimited, preceded, terminated};
 use nom::{IResult, Parser};
 
 use super::Garbled;
@@ -22,6 +22,8 @@ pub const HIDDEN_KEYWORD: &str = "$POP3Deleted";
 /// listing reads one per message.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Fetch {
+    /// The sequence number of the message, in a whole response.
+    pub number: Option<u32>,
     /// `UID`.
     pub uid: Option<Uid>,
     /// `RFC822.SIZE`; 0 where that was no sensible number.
@@ -86,19 +88,14 @@ pub(super) fn items(input: &[u8]) -> Parsed<'_, Fetch> {
 
 /// `* n FETCH (… BODY[…] {octets}`, when [`super::framing`] has found it at the end of a line.
 pub(super) fn body_head(line: &[u8]) -> Option<BodyHead> {
-    let (input, _) = (
-        word("*"),
-        blanks,
-        number,
-        blanks,
-        word("FETCH"),
-        blanks,
-        char('('),
-        stray_blanks,
-    )
-        .parse(line)
-        .ok()?;
-    let (input, items) = item_run(input, Fetch::default()).ok()?;
+    let number = delimited((word("*"), blanks), number, blanks);
+    let behind = (word("FETCH"), blanks, char('('), stray_blanks);
+    let (input, number) = terminated(number, behind).parse(line).ok()?;
+    let before = Fetch {
+        number: Some(number),
+        ..Fetch::default()
+    };
+    let (input, items) = item_run(input, before).ok()?;
     let (input, place) = preceded(stray_blanks, body_place).parse(input).ok()?;
     let (rest, octets) = delimited(
         (blanks, opt(char('~')), char('{')),

@@ -255,7 +255,10 @@ fn untagged(data: &[u8]) -> Result<Untagged, Garbled> {
 fn numbered(number: u32, data: &[u8]) -> Result<Untagged, Garbled> {
     if let Ok((rest, ((), ()))) = (value((), word("FETCH")), blanks).parse(data) {
         return match fetch::items(rest) {
-            Ok((b"", items)) => Ok(Untagged::Fetch(items)),
+            Ok((b"", items)) => Ok(Untagged::Fetch(Fetch {
+                number: Some(number),
+                ..items
+            })),
             _ => Err(Garbled("a FETCH response that cannot be read")),
         };
     }

@@ -116,6 +116,26 @@ impl Listing {
             .collect()
     }
 
+    /// Those from this place on.
+    pub fn from(&self, place: usize) -> Self {
+        let Some((first, _)) = self.message(place) else {
+            return Self::default();
+        };
+        let run = self.runs.partition_point(|run| run.first <= first);
+        let later = self.runs[run..].iter().map(|run| Run {
+            first: run.first,
+            // Later ones begin behind this place.
+            place: run.place - place as u32,
+        });
+        Self {
+            runs: std::iter::once(Run { first, place: 0 })
+                .chain(later)
+                .collect(),
+            octets: self.octets[place..].to_vec(),
+            names: self.names.get(place..).unwrap_or_default().to_vec(),
+        }
+    }
+
     /// The same without those that `is_left_out` names.
     pub fn without(&self, is_left_out: impl Fn(Uid) -> bool) -> Self {
         let mut rest = Self::default();
@@ -404,6 +424,11 @@ mod tests {
                 prop_assert_eq!(concealed.contains(uid(number)), naively_concealed.get(&number) == Some(&true));
             }
             prop_assert!(listing.uids().map(Uid::number).eq(naive.keys().copied()));
+            for place in 0..=listing.len() {
+                let expected: Vec<_> = naive.iter().skip(place).map(|(number, octets)| (*number, *octets)).collect();
+                prop_assert_eq!(messages(&listing.from(place)), expected);
+                prop_assert!(listing.from(place).uids().eq(listing.uids().skip(place)));
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ mod status_header;
 mod unique_id;
 mod update;
 
+pub use crate::imap::command::MESSAGES_MAX;
 pub use fetch_window::{FetchWindow, UnderWay};
 pub use listing::{Listing, ListingBuilder, Octets, Told};
 pub use snapshot::Snapshot;

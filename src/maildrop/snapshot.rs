@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::{Listing, Octets};
 use crate::imap::capability::{Capabilities, Capability};
-use crate::imap::command::{ListingIdentity, ListingRange};
+use crate::imap::command::{ListingIdentity, ListingRange, MESSAGES_MAX};
 use crate::imap::ids::{ModSeq, Uid, UidSet, UidValidity};
 
 /// Octets of the UIDs that one answer to a SEARCH may spell, so that it fits into one line of those
@@ -24,6 +24,8 @@ const RUNS_MAX: usize = 1000;
 /// What a mailbox held.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
+    /// How many messages it had, as SELECT said.
+    pub exists: u32,
     /// Under which its UIDs mean anything.
     pub validity: UidValidity,
     /// What was asked of the messages besides UID, size and flags.
@@ -32,7 +34,7 @@ pub struct Snapshot {
     pub uid_next: Option<Uid>,
     /// As of which modification, if SELECT said.
     pub mod_seq: Option<ModSeq>,
-    /// The messages.
+    /// The messages; of more than [`MESSAGES_MAX`] only the newest.
     pub listing: Arc<Listing>,
     /// Those whose flags conceal them from POP3: `\Deleted`, or the keyword of `keep`.
     pub concealed: UidSet,
@@ -79,17 +81,36 @@ pub enum Question {
 }
 
 impl Snapshot {
-    /// The messages that POP3 shows. What is remembered counts more than what the upstream told.
-    pub fn shown(&self, remembered: &Remembered) -> Arc<Listing> {
+    /// The newest messages that POP3 shows, at most `newest`. What is remembered counts more than what the
+    /// upstream told.
+    pub fn shown(&self, remembered: &Remembered, newest: u32) -> Arc<Listing> {
         let is_hidden = |uid: Uid| {
             (self.concealed.contains(uid) && !remembered.shown.contains(&uid))
                 || remembered.hidden.contains(&uid)
         };
         let may_hide = !(self.concealed.is_empty() && remembered.hidden.is_empty());
-        let mut shown = match may_hide && self.listing.uids().any(is_hidden) {
-            true => Arc::new(self.listing.without(is_hidden)),
-            false => self.listing.clone(),
+        let is_shown = |place: &usize| {
+            let message = self.listing.message(*place);
+            message.is_some_and(|(uid, _)| !is_hidden(uid))
         };
+        let messages = self.listing.len();
+        let newest = newest as usize;
+        // The place of the oldest that is shown.
+        let first = match messages.saturating_sub(newest) {
+            0 => 0,
+            _ if may_hide => {
+                let shown = (0..messages).rev().filter(is_shown);
+                shown.take(newest).last().unwrap_or(0)
+            }
+            older => older,
+        };
+        let mut shown = match first {
+            0 => self.listing.clone(),
+            _ => Arc::new(self.listing.from(first)),
+        };
+        if may_hide && shown.uids().any(is_hidden) {
+            shown = Arc::new(shown.without(is_hidden));
+        }
         for (uid, octets) in &remembered.octets {
             if let Some(place) = shown.place(*uid)
                 && shown.message(place) != Some((*uid, *octets))
@@ -98,6 +119,17 @@ impl Snapshot {
             }
         }
         shown
+    }
+
+    /// How many messages are not shown because at most the `newest` are.
+    pub fn older(&self, shown: &Listing, newest: u32) -> u32 {
+        let unlisted = match self.is_whole() {
+            true => 0,
+            false => self.exists.saturating_sub(self.listing.len() as u32),
+        };
+        let first = shown.message(0).filter(|_| shown.len() >= newest as usize);
+        let first = first.and_then(|(uid, _)| self.listing.place(uid));
+        unlisted + first.unwrap_or(0) as u32
     }
 
     /// These messages are gone.
@@ -118,10 +150,36 @@ impl Snapshot {
         self.listing.memory() + self.concealed.memory()
     }
 
+    /// Whether all messages were listed.
+    pub fn is_whole(&self) -> bool {
+        self.exists <= MESSAGES_MAX
+    }
+
+    /// The same of a mailbox of which no more is known than that it has so many messages.
+    pub fn emptied(self) -> Self {
+        Self {
+            uid_next: None,
+            mod_seq: None,
+            listing: Arc::default(),
+            concealed: UidSet::default(),
+            ..self
+        }
+    }
+
+    /// Whether the mailbox is certain to be as it was.
+    pub fn still_holds(&self, now: Now) -> bool {
+        self.exists == now.exists
+            && (self.uid_next.is_some() && self.uid_next == now.uid_next)
+            && (self.mod_seq.is_some() && self.mod_seq == now.mod_seq)
+    }
+
     /// How an upstream with these capabilities can tell what is different now.
     pub fn differences(&self, capabilities: Capabilities) -> Differences {
         let has = |capability| self.mod_seq.is_some() && capabilities.has(capability);
-        if has(Capability::QResync) && self.listing.runs() <= RUNS_MAX {
+        if !self.is_whole() {
+            // What is asked depends on what SELECT will say.
+            Differences::Untold
+        } else if has(Capability::QResync) && self.listing.runs() <= RUNS_MAX {
             Differences::ChangedAndVanished
         } else if has(Capability::CondStore) {
             Differences::Changed
@@ -133,6 +191,7 @@ impl Snapshot {
     /// All that may have to be asked, whatever SELECT will say.
     pub fn questions(&self, differences: Differences) -> Vec<Question> {
         match self.mod_seq {
+            _ if !self.is_whole() => Vec::new(),
             Some(mod_seq) if differences != Differences::Untold => {
                 vec![Question::List(ListingRange {
                     changed_since: Some(mod_seq),
@@ -211,4 +270,64 @@ fn newer(listing: &Listing) -> Question {
         first: listing.last().map_or(Uid::FIRST, Uid::next),
         ..ListingRange::ALL
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::maildrop::{ListingBuilder, Told};
+    use proptest::prelude::*;
+
+    fn uids(numbers: impl IntoIterator<Item = u32>) -> BTreeSet<Uid> {
+        numbers.into_iter().filter_map(Uid::new).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn the_newest_of_what_is_shown_are_shown(
+            there in prop::collection::btree_set(1u32..30, 0..20),
+            concealed in prop::collection::btree_set(1u32..30, 0..10),
+            hidden in prop::collection::btree_set(1u32..30, 0..5),
+            shown in prop::collection::btree_set(1u32..30, 0..5),
+            unlisted in prop::option::of(1u32..1000),
+            newest in prop_oneof![1u32..20, Just(MESSAGES_MAX)],
+        ) {
+            let mut builder = ListingBuilder::default();
+            for uid in uids(there.iter().copied()) {
+                let octets = Some(uid.number().into());
+                builder.add(uid, Told { octets, ..Told::default() });
+            }
+            let messages = there.len() as u32;
+            let snapshot = Snapshot {
+                exists: unlisted.map_or(messages, |unlisted| MESSAGES_MAX + messages + unlisted),
+                validity: UidValidity::new(1).expect("not 0"),
+                identity: ListingIdentity::Uid,
+                uid_next: None,
+                mod_seq: None,
+                listing: builder.build().0,
+                concealed: uids(concealed.iter().copied()).into_iter().collect(),
+                may_hide: true,
+            };
+            let remembered = Remembered {
+                octets: BTreeMap::new(),
+                hidden: uids(hidden.iter().copied()),
+                shown: uids(shown.iter().copied()),
+            };
+            let is_shown = |number: &u32| {
+                (!concealed.contains(number) || shown.contains(number)) && !hidden.contains(number)
+            };
+            let all: Vec<u32> = there.iter().copied().filter(is_shown).collect();
+            let expected = &all[all.len().saturating_sub(newest as usize)..];
+            let listing = snapshot.shown(&remembered, newest);
+            prop_assert!(listing.uids().map(Uid::number).eq(expected.iter().copied()));
+            let octets = (0..listing.len()).filter_map(|place| listing.message(place));
+            prop_assert!(octets.map(|(_, octets)| octets).eq(expected.iter().copied()));
+            let older = match expected.first() {
+                Some(first) if expected.len() == newest as usize => there.range(..first).count(),
+                _ => 0,
+            };
+            let unlisted = unlisted.map_or(0, |unlisted| MESSAGES_MAX + unlisted);
+            prop_assert_eq!(snapshot.older(&listing, newest), older as u32 + unlisted);
+        }
+    }
 }

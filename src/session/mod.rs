@@ -12,18 +12,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Span, debug_span};
 
 use crate::account::{Accounts, Attempt};
-use crate::config::{CleartextLogin, ClientWorkaround, Timeouts};
+use crate::config::{CleartextLogin, ClientWorkaround, Limits, Timeouts};
 use crate::failure::{Failure, FailureKind};
 use crate::imap::capability::{Capabilities, Capability};
 use crate::line_stream::{LineError, LineStream};
 use crate::metrics::Metrics;
 use crate::sasl::Credential;
 use crate::state::{Listings, Memory};
-use crate::tls::{self, TlsAcceptor};
+use crate::tls::{self, Certificates, TlsAcceptor};
 use crate::trace::{SessionTrace, Trace};
 use crate::upstream::Upstream;
 
@@ -32,17 +33,23 @@ pub struct Gateway {
     /// Routes, upstreams and permits.
     pub accounts: Accounts,
     /// What must outlive a session.
-    pub memory: Memory,
+    pub memory: Arc<Memory>,
     /// What mailboxes held when somebody last looked.
-    pub listings: Listings,
+    pub listings: Arc<Listings>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// How long anything may take.
     pub timeouts: Timeouts,
     /// Who may log in without TLS.
     pub cleartext_login: CleartextLogin,
-    /// For STLS; `None` without a certificate.
+    /// What clients are shown; `None` without a certificate.
+    pub certificates: Option<Arc<Certificates>>,
+    /// For POP3; `None` without a certificate.
     pub tls: Option<TlsAcceptor>,
+    /// How many clients there may be.
+    pub limits: Limits,
+    /// Whose connections begin with a PROXY header.
+    pub proxy_protocol_from: Vec<IpNet>,
     /// How much may be asked of an upstream before the client wants it.
     pub read_ahead_octets: u64,
     /// For clients that hang on what others take.

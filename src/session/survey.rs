@@ -15,6 +15,9 @@ use crate::pop3::multi_line::{DotStuffer, Nul};
 use crate::sasl::Credential;
 use crate::upstream::{ImapClient, Upstream};
 
+/// Messages of which one is small enough to be fetched for its size.
+const SIZES_MAX: u32 = 1000;
+
 /// Connects, and logs in if there is a credential; changes nothing. The report is for a person, a
 /// line each, indented.
 ///
@@ -157,6 +160,11 @@ async fn tell_maildrop(
         selected.validity.number()
     );
     tell(report, &format!("folder {:?}", settings.folder), &folder);
+    if selected.exists > settings.newest_messages {
+        let finding = "POP3 shows only so many, the newest";
+        let setting = format!("newest_messages = {}", settings.newest_messages);
+        tell(report, &setting, finding);
+    }
     tell_unique_ids(report, settings.unique_id, selected.validity);
     let keywords = if selected.permanent_flags.hidden {
         "yes"
@@ -226,10 +234,14 @@ fn tell_unique_ids(report: &mut String, format: UniqueIdFormat, validity: UidVal
     }
 }
 
-/// Compares RFC822.SIZE of the smallest message with its octets.
+/// Compares RFC822.SIZE of the smallest of the newest messages with its octets.
 async fn exactness_of_sizes(imap: &mut ImapClient) -> Result<String, Failure> {
     let mut smallest: Option<(Uid, u64)> = None;
-    let command = Command::fetch_listing(ListingRange::ALL, ListingIdentity::Uid);
+    let range = ListingRange {
+        first: imap.first_of_newest(SIZES_MAX).await?,
+        ..ListingRange::ALL
+    };
+    let command = Command::fetch_listing(range, ListingIdentity::Uid);
     imap.inquire(vec![command], |untagged| {
         if let Untagged::Fetch(fetch) = untagged
             && let (Some(uid), Some(octets)) = (fetch.uid, fetch.octets)

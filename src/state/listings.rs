@@ -157,6 +157,7 @@ mod tests {
         }
         let (listing, concealed) = builder.build();
         Snapshot {
+            exists: messages,
             validity: UidValidity::new(1).expect("not 0"),
             identity: ListingIdentity::Uid,
             uid_next: None,

@@ -20,7 +20,7 @@ use body::Ahead;
 pub(super) use body::Asked;
 use flight::Flight;
 pub use folders::{Folders, Target};
-pub use mailbox::{MESSAGES_MAX, Selected};
+pub use mailbox::Selected;
 use pace::Pace;
 
 use super::Upstream;
@@ -318,7 +318,7 @@ impl ImapClient {
         self.limit_command();
         let status = 'answered: loop {
             if let Some(part) = parts.next() {
-                self.stream.output_secret(&part);
+                self.say(command.name(), &part);
             }
             if parts.peek().is_none() {
                 self.send_planned();
@@ -342,10 +342,26 @@ impl ImapClient {
     /// Sends a command that has no synchronizing literal, with the next wait for an answer.
     fn send(&mut self, command: &Command) -> Tag {
         for part in command.parts(self.next_tag()) {
-            self.stream.output_secret(&part);
+            self.say(command.name(), &part);
         }
         self.limit_command();
         Tag(self.tags)
+    }
+
+    /// Of a login, all but its tag, its name and its last line end is secret.
+    fn say(&mut self, name: CommandName, part: &[u8]) {
+        if !matches!(name, CommandName::Login | CommandName::Authenticate) {
+            return self.stream.output_beside_secret(part);
+        }
+        let beginning = format!("{} {} ", Tag(self.tags), name.label().to_uppercase());
+        let shown = match part.starts_with(beginning.as_bytes()) {
+            true => beginning.len(),
+            false => 0,
+        };
+        let end = part.len() - 2;
+        self.stream.output_beside_secret(&part[..shown]);
+        self.stream.output_secret(&part[shown..end]);
+        self.stream.output_beside_secret(&part[end..]);
     }
 
     fn next_tag(&mut self) -> Tag {

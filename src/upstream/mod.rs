@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 pub use dial::{Dial, Dialling, TcpDialer};
-pub use imap_client::{Appended, Folders, ImapClient, MESSAGES_MAX, Selected, Target};
+pub use imap_client::{Appended, Folders, ImapClient, Selected, Target};
 pub use literal::LiteralReader;
 use reachability::Reachability;
 pub use submission_client::{Awaited, SubmissionClient};

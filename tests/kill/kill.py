@@ -49,6 +49,7 @@ class Told:
         self.confirmed = False
         self.refused = False
         self.spoilt = []
+        self.late = set()
 
 
 class Mailbox:
@@ -58,7 +59,8 @@ class Mailbox:
         self.server, self.policy = server, policy
         self.user = server.user(f"{policy}{number}")
         self.present = {}
-        self.trashed = set()
+        # What a QUIT without +OK has asked for: a server may finish it with the next session, from its journal.
+        self.asked = set()
         self.count = 0
 
     def fill(self):
@@ -86,7 +88,10 @@ class Mailbox:
         gone = set(self.present) - set(inbox)
         flagged = {name for name, flags in inbox.items() if rb"\Deleted" in flags}
         lies = list(told.spoilt)
-        permitted = told.marked if told.quit_sent.is_set() else set()
+        if told.quit_sent.is_set():
+            self.asked |= told.marked
+        permitted = self.asked
+        told.late = gone - told.marked
         if gone - permitted:
             lies.append(f"gone without DELE and QUIT: {sorted(gone - permitted)}")
         if flagged - permitted:
@@ -98,6 +103,7 @@ class Mailbox:
         if set(inbox) - set(self.present):
             lies.append(f"came back: {sorted(set(inbox) - set(self.present))}")
         self.present = {name: octets for name, octets in self.present.items() if name in inbox}
+        self.asked &= set(self.present)
         if flagged:
             # popgate does not list them any more, so that they would only be in the way.
             self._tidy()
@@ -263,8 +269,11 @@ class Slot(threading.Thread):
             outcome = "cut off behind QUIT"
         else:
             outcome = "cut off before QUIT"
-        key = f"{victim} killed: {outcome}"
-        self.tally[key] = self.tally.get(key, 0) + 1
+        keys = [f"{victim} killed: {outcome}"]
+        if told.late:
+            keys.append("whose predecessor's QUIT was finished late")
+        for key in keys:
+            self.tally[key] = self.tally.get(key, 0) + 1
 
 
 def main():

@@ -20,13 +20,15 @@ import dashboards  # noqa: E402
 
 # Of Grafana's dark theme.
 PAGE, PANEL, BORDER, TEXT, FAINT = "#111217", "#181b1f", "#2c3235", "#ccccdc", "#8e8e9a"
-COLORS = {"green": "#73bf69", "yellow": "#fade2a", "orange": "#ff9830", "red": "#f2495c", "blue": "#5794f2"}
+COLORS = {"green": "#73bf69", "yellow": "#fade2a", "orange": "#ff9830", "red": "#f2495c", "blue": "#5794f2", "purple": "#b877d9"}
 PALETTE = ["#73bf69", "#f2cc0c", "#8ab8ff", "#ff780a", "#f2495c", "#5794f2", "#b877d9", "#705da0", "#37872d", "#fade2a"]
 # Inches of a cell of the grid of 24 columns.
 CELL_WIDTH, CELL_HEIGHT = 0.74, 0.34
 LEGEND_ROWS_MAX = 6
 # For $__rate_interval: calm enough to look at.
 RATE_INTERVAL = "10s"
+# Between two answers of Prometheus.
+SECOND = datetime.timedelta(seconds=1)
 
 
 def draw(path, prometheus, start, end, to):
@@ -175,18 +177,18 @@ class _Page:
         names = (4.0 if wide else 1.0) / 24
         axes.set_position((left + names, bottom, width - names, height))
         for number, (_, times, values) in enumerate(found):
-            for at, value in zip(times, values):
-                _, color = _shown(value, panel["fieldConfig"]["defaults"])
-                begin = datetime.datetime.fromtimestamp(at)
-                axes.barh(number, datetime.timedelta(seconds=1.2), left=begin, height=0.7, color=COLORS[color], linewidth=0)
+            for stretch in _stretches(times, values):
+                _, color = _shown(values[stretch[0]], panel["fieldConfig"]["defaults"])
+                begin, end = (datetime.datetime.fromtimestamp(times[index]) for index in (stretch[0], stretch[-1]))
+                axes.barh(number, end - begin + SECOND, left=begin, height=0.7, color=COLORS[color], linewidth=0)
         axes.set_yticks(range(len(found)), [name if wide else textwrap.fill(name, 16) for name, _, _ in found])
 
 
-def _stretches(times):
-    """Indices of points that follow each other without a gap, which is not drawn over."""
+def _stretches(times, values=None):
+    """Indices of points that follow each other without a gap, which is not drawn over; of equal values, if given."""
     stretch = []
     for index, at in enumerate(times):
-        if stretch and at - times[stretch[-1]] > 3:
+        if stretch and (at - times[stretch[-1]] > 3 or (values and values[index] != values[stretch[-1]])):
             yield stretch
             stretch = []
         stretch.append(index)
@@ -203,7 +205,7 @@ def _color_of(name, overrides):
 
 
 def _badness(color):
-    return ["red", "orange", "yellow", "blue", "green"].index(color)
+    return ["red", "orange", "yellow", "purple", "blue", "green"].index(color)
 
 
 def _shown(value, defaults):

@@ -42,8 +42,8 @@ pub(crate) struct Popgate {
 }
 
 impl Popgate {
-    /// At the trace level, with more settings than it needs.
-    pub(crate) fn start(more: &str) -> Self {
+    /// With more settings than it needs, and so loud a log.
+    pub(crate) fn start(log_level: &str, more: &str) -> Self {
         let (imap, submission) = upstreams();
         let [pop3, smtp, admin] = [(); 3].map(|()| free_address());
         let folder = tempfile::tempdir().expect("a folder");
@@ -56,7 +56,7 @@ impl Popgate {
             .arg("serve")
             .current_dir(folder.path())
             .env_clear()
-            .env("POPGATE_LOG", "trace")
+            .env("POPGATE_LOG", log_level)
             .env("RUST_BACKTRACE", "1")
             .stderr(Stdio::piped())
             .spawn()
@@ -271,6 +271,8 @@ fn imap(mut stream: TcpStream) -> io::Result<()> {
         } else if upper.starts_with("AUTHENTICATE") {
             write!(stream, "{tag} NO [AUTHENTICATIONFAILED] wrong: {line}\r\n")?;
             continue;
+        } else if upper.starts_with("CAPABILITY") {
+            stream.write_all(b"* CAPABILITY IMAP4rev1 LITERAL+ UIDPLUS\r\n")?;
         } else if upper.starts_with("SELECT") {
             select(&mut stream, &login)?;
         } else if upper.starts_with("UID FETCH") && upper.contains("BODY") {

@@ -24,6 +24,7 @@ MAILDROPS = {
     "missing": 'on_delete = "move:Not There"',
     "seen": 'on_delete = "expunge"\nmark_seen = "retrieved"',
     "exclusive": 'on_delete = "expunge"\nsessions = "exclusive"',
+    "newest": 'on_delete = "expunge"\nnewest_messages = 3',
     "folder": 'folder = "Elsewhere"\non_delete = "expunge"',
     "uid": 'unique_id = "uid"',
     "cyrus": 'unique_id = "cyrus"',

@@ -27,6 +27,25 @@ class Listings(world.TestCase):
                     if chance.random() < 0.3:
                         self._delete(other, user, chance)
 
+    @world.on_each(world.two_servers)
+    def test_newest_alone(self, server):
+        user = server.user("newest")
+        with user.imap() as other:
+            for number in range(7):
+                other.append(b"Subject: %d\r\n\r\n" % number)
+            other.select()
+            self._compare(other, user, newest=3)
+            # One is hidden, and an older one is seen in its place.
+            other.flag(self._uids(other)[-1], r"\Deleted")
+            self._compare(other, user, newest=3)
+            before = self._expected(other)
+            with self.popgate.session(user) as session:
+                for number in session.unique_ids():
+                    session.dele(number)
+                session.quit()
+            self.assertEqual(self._expected(other), before[:-3])
+            self._compare(other, user, newest=3)
+
     def _change(self, other, chance):
         """Mail comes; or a message leaves, is marked as deleted, or is not any more."""
         uids = self._uids(other)
@@ -55,8 +74,8 @@ class Listings(world.TestCase):
         self.assertEqual(list(ids), list(sizes))
         return [(ids[number], sizes[number]) for number in ids]
 
-    def _compare(self, other, user):
-        expected = self._expected(other)
+    def _compare(self, other, user, newest=1_000_000):
+        expected = self._expected(other)[-newest:]
         with self.popgate.session(user) as session:
             self.assertEqual(self._listed(session), expected)
             # What comes meanwhile waits for the next session.

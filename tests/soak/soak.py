@@ -16,7 +16,6 @@ import daemons
 import messages
 import pop3
 import popgate as popgate_daemon
-import servers
 import submission_servers
 
 # Of a mailbox; a poll deletes what is beyond.
@@ -32,8 +31,17 @@ class Mailboxes(submission_servers.Mailboxes):
     """Many sessions a process, since a process for each of thousands would be most of the machine."""
 
     def _config(self, capability, special_use):
-        return super()._config(capability, special_use) + "\nservice imap {\n client_limit = 200\n process_limit = 200\n}\n" \
-            "service imap-login {\n client_limit = 20000\n}\ndefault_client_limit = 20000\n"
+        return f"""{super()._config(capability, special_use)}
+            default_client_limit = 20000
+            default_vsz_limit = 4G
+            service imap {{
+              client_limit = 50
+              process_limit = 400
+            }}
+            service imap-login {{
+              client_limit = 20000
+            }}
+            """
 
 
 class Soak:
@@ -46,7 +54,7 @@ class Soak:
         self.ends = threading.Event()
         # The config of the run of real servers, with a way to send.
         self.popgate = popgate_daemon.Popgate(
-            [],
+            [self.mailboxes],
             "soak-popgate",
             f"""
 [smtp]
@@ -114,7 +122,7 @@ upstream = "soak"
             sizes = session.sizes()
             for number in sizes:
                 octets = session.retr(number)
-                assert octets.startswith((b"Received:", b"Subject:", b"Return-Path:")), octets[:40]
+                assert b"\r\n\r\n" in octets and len(octets) == sizes[number], (number, len(octets), sizes[number])
             session.dele(*list(sizes)[:-MESSAGES_KEPT])
             session.quit()
 

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
-use super::opening::{self, Opened};
+use super::opening::{self, Known, Opened};
 use super::{LoggedIn, Record};
 use crate::account::{Attempt, MailboxKey};
 use crate::config::{ClientWorkaround, MaildropSettings, Sessions};
 use crate::failure::{Failure, FailureKind};
 use crate::imap::command::ListingIdentity;
-use crate::maildrop::{FetchWindow, Maildrop, Snapshot, UniqueIds};
+use crate::imap::ids::UidValidity;
+use crate::maildrop::snapshot::Remembered;
+use crate::maildrop::{FetchWindow, Listing, Maildrop, Snapshot, UniqueIds};
 use crate::sasl::Credential;
 use crate::session::Gateway;
 use crate::trace::SessionTrace;
@@ -41,35 +43,30 @@ pub(super) async fn run(
     };
     gateway.accounts.check_delay(upstream, &credential)?;
     let attempt = gateway.attempt(upstream, &credential, address).await?;
-    // With UTF8 a message may be another one than without, and so may its size.
-    let known = match utf8 {
-        true => None,
-        false => gateway.listings.known(&key),
+    let known = match gateway.listings.known(&key) {
+        Some(known) if !utf8 => Known::Snapshot(known),
+        // With UTF8 a message may be another one than without, and so may its size.
+        Some(known) if !known.is_whole() => Known::TooLarge,
+        Some(_) | None => Known::Nothing,
     };
     let open = gateway.metrics.upstream_connection(&name, "in_use");
     let trace = record.trace.clone();
     let trace = trace.as_ref();
-    let authentication = authenticate(
-        upstream,
-        &credential,
-        utf8,
-        &settings,
-        known.as_ref(),
-        trace,
-    );
+    let authentication = authenticate(upstream, &credential, utf8, &settings, &known, trace);
     let mut imap = in_time(authentication, login_ends, Some(attempt), gateway, &name).await?;
     // Only who has proved to be somebody may take somebody's place.
     let permits = permits(upstream, &credential, &settings, &key, gateway)?;
-    let opened = match open_folder(&mut imap, utf8, &settings, known).await {
+    let remembered = |validity| gateway.memory.remembered(&key, validity);
+    let mut opened = open_folder(&mut imap, utf8, &settings, known, remembered).await;
+    if let Err(failure) = &opened
+        && let Some(known) = another_way(&imap, failure)
+    {
         // The credential was accepted, so that this is no second guess. It happens once.
-        Err(failure) if lost_its_flight(&imap, &failure) => {
-            drop(imap);
-            let authentication = authenticate(upstream, &credential, utf8, &settings, None, trace);
-            imap = in_time(authentication, login_ends, None, gateway, &name).await?;
-            open_folder(&mut imap, utf8, &settings, None).await
-        }
-        opened => opened,
-    };
+        drop(imap);
+        let authentication = authenticate(upstream, &credential, utf8, &settings, &known, trace);
+        imap = in_time(authentication, login_ends, None, gateway, &name).await?;
+        opened = open_folder(&mut imap, utf8, &settings, known, remembered).await;
+    }
     if matches!(&opened, Err(failure) if failure.kind == FailureKind::UpstreamGarbled) {
         // The short questions may have had an answer too long for us; the long one comes in short lines.
         gateway.listings.forget(&key);
@@ -77,18 +74,20 @@ pub(super) async fn run(
     let Opened {
         selected,
         snapshot,
+        shown,
         cache,
     } = opened?;
     gateway.metrics.listing_cache(cache);
-    let mut maildrop = maildrop(&snapshot, &settings, gateway, &key);
-    if gateway.works_around(ClientWorkaround::EudoraStatus) {
-        let seen = opening::seen(&mut imap, &snapshot.listing).await?;
+    record.older = snapshot.older(&shown, settings.newest_messages);
+    let mut maildrop = maildrop(&snapshot, shown.clone(), &settings);
+    if gateway.works_around(ClientWorkaround::EudoraStatus)
+        && let Some((first, _)) = shown.message(0)
+    {
+        let seen = opening::seen(&mut imap, &snapshot.listing, first).await?;
         maildrop = maildrop.with_status_header(seen);
     }
     gateway.accounts.note_login(upstream, &credential);
-    if !imap.is_utf8() {
-        gateway.listings.note(&key, snapshot);
-    }
+    note(snapshot, imap.is_utf8(), gateway, &key);
     // What the listing came through is not needed by a client that will only wait.
     imap.rest();
     debug!(
@@ -96,6 +95,7 @@ pub(super) async fn run(
         login = record.login.as_deref().unwrap_or_default(),
         upstream = %key.upstream,
         messages = maildrop.numbers(),
+        older_not_shown = record.older,
         "logged in"
     );
     Ok(Box::new(LoggedIn {
@@ -140,19 +140,29 @@ async fn open_folder(
     imap: &mut ImapClient,
     utf8: bool,
     settings: &MaildropSettings,
-    known: Option<Snapshot>,
+    known: Known,
+    remembered: impl FnOnce(UidValidity) -> Remembered,
 ) -> Result<Opened, Failure> {
     let opened = async {
         if utf8 {
             imap.enable_utf8().await?;
         }
-        opening::open(imap, settings, known).await
+        opening::open(imap, settings, known, remembered).await
     };
     let opened = opened.await;
     if let Err(failure) = &opened {
         imap.distrust_flights(failure);
     }
     opened
+}
+
+/// Whether all that was wrong is what went out together with the login; then the same may go well on another
+/// connection, beginning with what is known now.
+fn another_way(imap: &ImapClient, failure: &Failure) -> Option<Known> {
+    if failure.kind == FailureKind::UpstreamRefused && imap.has_asked_too_much() {
+        return Some(Known::TooLarge);
+    }
+    lost_its_flight(imap, failure).then_some(Known::Nothing)
 }
 
 /// Whether all that was wrong is that several commands went out together. An upstream that is silent has
@@ -184,7 +194,7 @@ async fn authenticate(
     credential: &Credential,
     utf8: bool,
     settings: &MaildropSettings,
-    known: Option<&Snapshot>,
+    known: &Known,
     trace: Option<&SessionTrace>,
 ) -> Result<ImapClient, Failure> {
     let mut imap = upstream.connect().await?;
@@ -211,16 +221,19 @@ async fn authenticate(
     }
 }
 
-/// The maildrop that this session will see: what is there, less what others marked `\Deleted` and what
-/// POP3 shows no more.
-fn maildrop(
-    snapshot: &Snapshot,
-    settings: &MaildropSettings,
-    gateway: &Gateway,
-    key: &MailboxKey,
-) -> Maildrop {
+/// For the next login. Of UTF8 only that there are too many messages, if there are.
+fn note(snapshot: Snapshot, utf8: bool, gateway: &Gateway, key: &MailboxKey) {
+    if !utf8 {
+        gateway.listings.note(key, snapshot);
+    } else if !snapshot.is_whole() {
+        gateway.listings.note(key, snapshot.emptied());
+    }
+}
+
+/// The maildrop that this session will see: what is there, less what others marked `\Deleted`, what POP3
+/// shows no more, and what is older than the newest that it is to show.
+fn maildrop(snapshot: &Snapshot, listing: Arc<Listing>, settings: &MaildropSettings) -> Maildrop {
     let validity = snapshot.validity;
-    let listing = snapshot.shown(&gateway.memory.remembered(key, validity));
     let unique_ids = match snapshot.identity {
         ListingIdentity::Uid => UniqueIds::from_uids(settings.unique_id, validity),
         ListingIdentity::GmailMessageId | ListingIdentity::EmailId => {

@@ -49,6 +49,8 @@ struct Record {
     login: Option<String>,
     upstream: Option<std::sync::Arc<str>>,
     messages: u32,
+    /// Messages that are not shown, since only the newest are.
+    older: u32,
     retrieved: u32,
     retrieved_octets: u64,
     deleted: usize,
@@ -87,8 +89,10 @@ async fn conversation(
     let offer = gateway.offer();
     // What a session does for a short time is in a box, so that one that waits is small.
     let logged_in = tokio::select! {
-        result = Box::pin(authorization::run(client, gateway, offer, record)) => result?,
+        // Who comes now gets no other greeting.
+        biased;
         () = gateway.draining.cancelled() => return Err(SessionEnd::ShuttingDown),
+        result = Box::pin(authorization::run(client, gateway, offer, record)) => result?,
     };
     let Some(mut logged_in) = logged_in else {
         // QUIT before login: there is no UPDATE state.
@@ -160,6 +164,7 @@ impl Record {
             login: None,
             upstream: None,
             messages: 0,
+            older: 0,
             retrieved: 0,
             retrieved_octets: 0,
             deleted: 0,
@@ -186,6 +191,7 @@ impl Record {
             upstream = self.upstream.as_deref().unwrap_or_default(),
             seconds = self.started.elapsed().as_secs_f64(),
             messages = self.messages,
+            older_not_shown = self.older,
             retrieved = self.retrieved,
             retrieved_octets = self.retrieved_octets,
             deleted = self.deleted,

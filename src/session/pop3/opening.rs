@@ -1,18 +1,22 @@
 //! Opening a maildrop: SELECT, and as few questions as tell what the mailbox holds now.
 
+use std::sync::Arc;
+
 use crate::config::MaildropSettings;
 use crate::failure::{Failure, FailureKind};
 use crate::imap::Garbled;
 use crate::imap::capability::{Capabilities, Capability};
-use crate::imap::command::{Command, ListingIdentity, SearchAnswer, SearchedState};
+use crate::imap::command::{
+    Command, ListingIdentity, ListingRange, MESSAGES_MAX, SearchAnswer, SearchedState,
+};
 use crate::imap::fetch::Fetch;
-use crate::imap::ids::{Uid, UidSet};
+use crate::imap::ids::{Uid, UidSet, UidValidity};
 use crate::imap::mailbox_name::MailboxName;
 use crate::imap::response::Untagged;
-use crate::maildrop::snapshot::{self, Differences, Now, Question, Snapshot};
+use crate::maildrop::snapshot::{self, Differences, Now, Question, Remembered, Snapshot};
 use crate::maildrop::{Listing, ListingBuilder, Told, UniqueIdFormat};
 use crate::metrics::ListingCache;
-use crate::upstream::{ImapClient, MESSAGES_MAX, Selected};
+use crate::upstream::{ImapClient, Selected};
 
 /// How often the messages known may be compared with those that exist, while others come and go.
 const RECONCILIATIONS_MAX: u32 = 2;
@@ -21,7 +25,17 @@ const RECONCILIATIONS_MAX: u32 = 2;
 pub(super) struct Opened {
     pub(super) selected: Selected,
     pub(super) snapshot: Snapshot,
+    /// What POP3 shows of it.
+    pub(super) shown: Arc<Listing>,
     pub(super) cache: ListingCache,
+}
+
+/// What is known of a mailbox before SELECT has told anything.
+pub(super) enum Known {
+    Nothing,
+    Snapshot(Snapshot),
+    /// It has more messages than a listing may have.
+    TooLarge,
 }
 
 /// Everything that [`open`] will ask, for a flight together with the login.
@@ -29,12 +43,15 @@ pub(super) fn commands(
     capabilities: Capabilities,
     utf8: bool,
     settings: &MaildropSettings,
-    known: Option<&Snapshot>,
+    known: &Known,
 ) -> Vec<Command> {
     let identity = identity(settings.unique_id);
-    let questions = match known.filter(|known| known.identity == identity) {
-        Some(known) => known.questions(known.differences(capabilities)),
-        None => snapshot::everything(),
+    let questions = match known {
+        Known::Snapshot(known) if known.identity == identity => {
+            known.questions(known.differences(capabilities))
+        }
+        Known::Snapshot(_) | Known::Nothing => snapshot::everything(),
+        Known::TooLarge => Vec::new(),
     };
     let mailbox = MailboxName::spelt_at(capabilities, &settings.folder, utf8);
     let mut commands = Vec::new();
@@ -50,28 +67,54 @@ pub(super) fn commands(
 /// Selects the mailbox and finds out what it holds, beginning with what was known of it.
 ///
 /// # Errors
-/// When the upstream refuses or is lost.
+/// When the upstream refuses or is lost, or [`ImapClient::has_asked_too_much`].
 pub(super) async fn open(
     imap: &mut ImapClient,
     settings: &MaildropSettings,
-    known: Option<Snapshot>,
+    known: Known,
+    remembered: impl FnOnce(UidValidity) -> Remembered,
 ) -> Result<Opened, Failure> {
     let identity = identity(settings.unique_id);
     check(identity, imap)?;
-    let known = known.filter(|known| known.identity == identity);
+    let known = match known {
+        Known::Snapshot(known) if known.identity == identity => Some(known),
+        Known::Snapshot(_) | Known::Nothing | Known::TooLarge => None,
+    };
     let differences = differences(imap, known.as_ref()).await?;
     let selected = imap.select(&imap.mailbox(&settings.folder)).await?;
+    if imap.has_asked_too_much() {
+        let cause = "more messages were asked for than a listing may have";
+        return Err(FailureKind::UpstreamRefused.because(cause));
+    }
     let known = known.filter(|known| known.validity == selected.validity);
-    let now = Now {
-        exists: selected.exists,
-        uid_next: selected.uid_next,
-        mod_seq: selected.mod_seq,
-        may_hide: selected.may_hide,
+    let remembered = remembered(selected.validity);
+    let wanted = settings.newest_messages;
+    let (snapshot, cache) = match selected.exists > MESSAGES_MAX {
+        true => newest(imap, &selected, known, identity, &remembered, wanted).await?,
+        false => all(imap, &selected, known, identity, differences).await?,
     };
+    let shown = snapshot.shown(&remembered, wanted);
+    Ok(Opened {
+        selected,
+        snapshot,
+        shown,
+        cache,
+    })
+}
+
+/// All messages of a mailbox.
+async fn all(
+    imap: &mut ImapClient,
+    selected: &Selected,
+    known: Option<Snapshot>,
+    identity: ListingIdentity,
+    differences: Differences,
+) -> Result<(Snapshot, ListingCache), Failure> {
     let may_hide = selected.may_hide || known.as_ref().is_some_and(|known| known.may_hide);
+    let known = known.filter(Snapshot::is_whole);
     let (builder, cache) = match known {
         None => (everything(imap, identity).await?, ListingCache::Miss),
-        Some(known) => match bring_up_to_date(imap, known, now, differences).await {
+        Some(known) => match bring_up_to_date(imap, known, now(selected), differences).await {
             Ok(updated) => updated,
             // Whatever the upstream does not like about the short questions, there is the long one.
             Err(failure) if failure.kind.leaves_upstream_usable() => {
@@ -80,21 +123,64 @@ pub(super) async fn open(
             Err(failure) => return Err(failure),
         },
     };
-    let (listing, concealed) = builder.build();
     let snapshot = Snapshot {
+        may_hide,
+        ..snapshot(selected, identity, builder)
+    };
+    Ok((snapshot, cache))
+}
+
+/// The newest messages of a mailbox that has too many to list them all: as many as POP3 is to show, and
+/// more only where some of those are hidden.
+async fn newest(
+    imap: &mut ImapClient,
+    selected: &Selected,
+    known: Option<Snapshot>,
+    identity: ListingIdentity,
+    remembered: &Remembered,
+    wanted: u32,
+) -> Result<(Snapshot, ListingCache), Failure> {
+    let known = known.filter(|known| known.still_holds(now(selected)));
+    let mut cache = ListingCache::Hit;
+    let mut newest =
+        known.unwrap_or_else(|| snapshot(selected, identity, ListingBuilder::default()));
+    let mut asked = newest.listing.len() as u32;
+    while newest.shown(remembered, wanted).len() < wanted as usize && asked < MESSAGES_MAX {
+        asked = asked.saturating_mul(2).max(wanted).min(MESSAGES_MAX);
+        let first = imap.first_of_newest(asked).await?;
+        let mut builder = ListingBuilder::default();
+        let range = ListingRange {
+            first,
+            ..ListingRange::ALL
+        };
+        ask(imap, vec![Question::List(range)], identity, &mut builder).await?;
+        newest = snapshot(selected, identity, builder);
+        cache = ListingCache::Miss;
+    }
+    Ok((newest, cache))
+}
+
+fn snapshot(selected: &Selected, identity: ListingIdentity, builder: ListingBuilder) -> Snapshot {
+    let (listing, concealed) = builder.build();
+    Snapshot {
+        exists: selected.exists,
         validity: selected.validity,
         identity,
         uid_next: selected.uid_next,
         mod_seq: selected.mod_seq,
         listing,
         concealed,
-        may_hide,
-    };
-    Ok(Opened {
-        selected,
-        snapshot,
-        cache,
-    })
+        may_hide: selected.may_hide,
+    }
+}
+
+fn now(selected: &Selected) -> Now {
+    Now {
+        exists: selected.exists,
+        uid_next: selected.uid_next,
+        mod_seq: selected.mod_seq,
+        may_hide: selected.may_hide,
+    }
 }
 
 /// How the upstream will tell what is different from what was known; has it enabled what that takes.
@@ -118,17 +204,22 @@ fn asks_who_vanished(question: &Question) -> bool {
     matches!(question, Question::List(range) if range.vanished)
 }
 
-/// Which messages bear `\Seen`. An upstream that does not tell is not guessed at, since a client would
-/// fetch again what it took for unread.
+/// Which messages from this one on bear `\Seen`. An upstream that does not tell is not guessed at, since a
+/// client would fetch again what it took for unread.
 ///
 /// # Errors
 /// When the upstream refuses or is lost.
-pub(super) async fn seen(imap: &mut ImapClient, listing: &Listing) -> Result<UidSet, Failure> {
+pub(super) async fn seen(
+    imap: &mut ImapClient,
+    listing: &Listing,
+    from: Uid,
+) -> Result<UidSet, Failure> {
     let capabilities = imap.known_capabilities().await?;
     let answer = SearchAnswer::from(capabilities);
     let commands = snapshot::parts(listing)
         .into_iter()
-        .map(|(first, last)| UidSet::range(first, last))
+        .filter(|(_, last)| from <= *last)
+        .map(|(first, last)| UidSet::range(first.max(from), last))
         .map(|part| Command::search(&part, SearchedState::Seen, answer));
     let mut seen = UidSet::default();
     if listing.is_empty() {
@@ -218,7 +309,7 @@ async fn ask(
             let cause = "the upstream tells no more of so many messages at once";
             return Err(FailureKind::UpstreamRefused.because(cause));
         }
-        if builder.len() > 2 * imap.exists() as usize + 1000 {
+        if builder.len() > 2 * imap.exists().min(MESSAGES_MAX) as usize + 1000 {
             return Err(Garbled("far more messages than there are").into());
         }
         asked.retain_mut(|question| goes_on(question, stopped_at));

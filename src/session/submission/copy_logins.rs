@@ -3,9 +3,10 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::{Instant, timeout};
 
 use crate::failure::{Failure, FailureKind};
@@ -21,21 +22,45 @@ const CREDENTIALS_MAX: usize = 10_000;
 /// For so long a copy waits while another one asks whether the same credential is taken.
 const TURN_PATIENCE: Duration = Duration::from_secs(2 * 60);
 
-/// When a credential was refused. Who holds it is asking.
-type Turn = Arc<tokio::sync::Mutex<Option<Instant>>>;
+/// When a credential was refused.
+type Refused = Arc<Mutex<Option<Instant>>>;
+
+/// Leave to ask whether a credential is taken, which one copy at a time has.
+pub(super) struct Turn(OwnedMutexGuard<Option<Instant>>);
+
+impl Turn {
+    /// A connection that is logged in.
+    ///
+    /// # Errors
+    /// When the upstream cannot be reached or refuses.
+    pub(super) async fn log_in(
+        mut self,
+        upstream: &Arc<Upstream>,
+        credential: &Credential,
+    ) -> Result<ImapClient, Failure> {
+        let mut imap = upstream.connect_anew().await?;
+        let answer = imap.authenticate(credential).await;
+        if let Err(failure) = &answer
+            && !may_pass(failure.kind)
+        {
+            *self.0 = Some(Instant::now());
+        }
+        answer.map(|()| imap)
+    }
+}
 
 /// What is known of the credentials of all sessions.
 pub(super) struct CopyLogins {
     /// So that what is remembered of a credential is of no use outside of this process.
     keys: RandomState,
-    turns: Mutex<HashMap<u64, Turn>>,
+    known: std::sync::Mutex<HashMap<u64, Refused>>,
 }
 
 impl Default for CopyLogins {
     fn default() -> Self {
         Self {
             keys: RandomState::new(),
-            turns: Mutex::default(),
+            known: std::sync::Mutex::default(),
         }
     }
 }
@@ -43,40 +68,30 @@ impl Default for CopyLogins {
 impl CopyLogins {
     /// Whether the mailbox has refused this credential lately.
     pub(super) fn is_refused(&self, upstream: &Upstream, credential: &Credential) -> bool {
-        let turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        let turn = turns.get(&self.key(upstream, credential));
-        let refused = turn.and_then(|turn| turn.try_lock().ok().and_then(|refused| *refused));
-        is_lately(refused)
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = known.get(&self.key(upstream, credential));
+        // Who asks just now does not know it either.
+        refused.is_some_and(|refused| refused.try_lock().is_ok_and(|at| is_lately(*at)))
     }
 
-    /// A connection that is logged in. As long as it is not known whether a credential is taken, one
-    /// asks, and the others wait.
+    /// Waits until no other copy asks.
     ///
     /// # Errors
-    /// `AuthRejected` also for a credential that was refused lately, without a word to the upstream.
-    pub(super) async fn log_in(
+    /// `AuthRejected` when the credential was refused lately: the upstream is not asked again.
+    pub(super) async fn turn(
         &self,
-        upstream: &Arc<Upstream>,
+        upstream: &Upstream,
         credential: &Credential,
-    ) -> Result<ImapClient, Failure> {
-        let turn = self.turn(self.key(upstream, credential));
-        let Ok(mut refused) = timeout(TURN_PATIENCE, turn.lock()).await else {
+    ) -> Result<Turn, Failure> {
+        let refused = self.refused(self.key(upstream, credential));
+        let Ok(refused) = timeout(TURN_PATIENCE, refused.lock_owned()).await else {
             let cause = "another copy has been waiting for the answer to this login";
             return Err(FailureKind::UpstreamUnreachable.because(cause));
         };
-        if is_lately(*refused) {
-            let cause = "the mailbox has refused this login before, and is not asked again yet";
-            return Err(FailureKind::AuthRejected.because(cause));
-        }
-        let mut imap = upstream.connect_anew().await?;
-        match imap.authenticate(credential).await {
-            Ok(()) => Ok(imap),
-            Err(failure) => {
-                if !may_pass(failure.kind) {
-                    *refused = Some(Instant::now());
-                }
-                Err(failure)
-            }
+        match is_lately(*refused) {
+            true => Err(FailureKind::AuthRejected
+                .because("the mailbox has refused this login before, and is not asked again yet")),
+            false => Ok(Turn(refused)),
         }
     }
 
@@ -85,19 +100,19 @@ impl CopyLogins {
         self.keys.hash_one((&upstream.settings().name, fingerprint))
     }
 
-    fn turn(&self, key: u64) -> Turn {
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(turn) = turns.get(&key) {
-            return turn.clone();
+    fn refused(&self, key: u64) -> Refused {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(refused) = known.get(&key) {
+            return refused.clone();
         }
-        let turn = Turn::default();
-        if turns.len() >= CREDENTIALS_MAX {
-            turns.retain(|_, turn| turn.try_lock().map_or(true, |refused| is_lately(*refused)));
+        let new = Refused::default();
+        if known.len() >= CREDENTIALS_MAX {
+            known.retain(|_, refused| refused.try_lock().map_or(true, |at| is_lately(*at)));
         }
-        if turns.len() < CREDENTIALS_MAX {
-            turns.insert(key, turn.clone());
+        if known.len() < CREDENTIALS_MAX {
+            known.insert(key, new.clone());
         }
-        turn
+        new
     }
 }
 

@@ -50,7 +50,7 @@ pub struct Service {
     pub message_octets_max: u64,
     /// Recipients of a message.
     pub recipients_max: usize,
-    /// For STARTTLS; `None` without a certificate.
+    /// For TLS; `None` without a certificate.
     pub tls: Option<TlsAcceptor>,
     /// Copies of sent mail that are on their way.
     pub copies: SentCopies,
@@ -164,8 +164,10 @@ async fn conversation(
     record: &mut Record,
 ) -> Result<(), SessionEnd> {
     let entry = tokio::select! {
-        result = authorization::run(client, gateway, record) => result?,
+        // Who comes now gets no other greeting.
+        biased;
         () = gateway.draining.cancelled() => return Err(SessionEnd::ShuttingDown),
+        result = authorization::run(client, gateway, record) => result?,
     };
     if let Some(authorization::Entry {
         mut logged_in,

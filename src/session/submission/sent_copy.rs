@@ -227,11 +227,12 @@ impl Task {
     }
 
     async fn attempt(&mut self) -> Result<SentCopyResult, Failure> {
-        // It is never closed.
+        let turn = self.logins.turn(&self.upstream, &self.credential).await?;
+        // Who waits for a turn keeps nobody else from connecting. It is never closed.
         let _connection = self.connections.clone().acquire_owned().await;
         let name = &self.upstream.settings().name;
         let _open = self.metrics.upstream_connection(name, "in_use");
-        let mut imap = (self.logins.log_in(&self.upstream, &self.credential)).await?;
+        let mut imap = turn.log_in(&self.upstream, &self.credential).await?;
         let result = store(&mut self.copying, &mut imap).await;
         if let Ok(SentCopyResult::Stored | SentCopyResult::Duplicate) = result {
             imap.logout().await;

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{ImapClient, Received};
 use crate::failure::{Failure, FailureKind};
 use crate::imap::Garbled;
-use crate::imap::command::{Command, CommandName};
+use crate::imap::command::{Command, CommandName, MESSAGES_MAX};
 use crate::imap::response::{Response, Status, Tag, Untagged};
 
 /// Commands that may be under way at once: login, ID, SELECT, and the parts of a mailbox of a million
@@ -180,6 +180,12 @@ impl ImapClient {
                 other => self.other(other, each).await?,
             }
         }
+    }
+
+    /// Whether all messages of the selected mailbox, or what changed among them, were asked for before it was
+    /// known that there are more than a listing may have.
+    pub fn has_asked_too_much(&self) -> bool {
+        self.exists > MESSAGES_MAX && self.flight.is_under_way()
     }
 
     /// Whether all that is wrong is that commands were sent together, which this upstream does not bear:

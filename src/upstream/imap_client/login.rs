@@ -97,7 +97,7 @@ impl ImapClient {
                         .pop()
                         .ok_or(Garbled("more challenges than the mechanism has"))?;
                     self.stream.output_secret(answer);
-                    self.stream.output_secret(b"\r\n");
+                    self.stream.output_beside_secret(b"\r\n");
                     self.send_behind_authenticate();
                 }
                 Received::Response(Response::Tagged { tag: ended, status }) if ended == tag => {

@@ -4,14 +4,15 @@ use super::ImapClient;
 use crate::failure::{Failure, FailureKind};
 use crate::imap::Garbled;
 use crate::imap::command::{
-    Command, CommandName, FlagChange, Literals, SearchAnswer, SearchedState, StoredFlag,
+    Command, CommandName, FlagChange, Literals, MESSAGES_MAX, SearchAnswer, SearchedState,
+    StoredFlag,
 };
 use crate::imap::ids::{ModSeq, Uid, UidSet, UidValidity};
 use crate::imap::mailbox_name::MailboxName;
 use crate::imap::response::{Code, Condition, PermanentFlags, Status, Untagged};
 
-/// Messages that a maildrop may have; mpop, for one, takes no more.
-pub const MESSAGES_MAX: u32 = 1_000_000;
+/// How often a message may vanish just when its UID is asked for.
+const VANISHINGS_MAX: u32 = 3;
 
 /// What SELECT said.
 #[derive(Debug, Clone)]
@@ -107,21 +108,15 @@ impl ImapClient {
     /// Where the upstream stopped at some UID (RFC 9738), what is below must be asked for again.
     ///
     /// # Errors
-    /// When there are too many messages, the upstream refuses or is lost; what came before is not to
-    /// be trusted then.
+    /// When it tells of more messages than a listing may have, refuses or is lost; what came before is not
+    /// to be trusted then.
     pub async fn inquire(
         &mut self,
         commands: Vec<Command>,
         mut each: impl FnMut(Untagged),
     ) -> Result<Option<Uid>, Failure> {
-        if self.exists > MESSAGES_MAX {
-            return Err(FailureKind::Misconfigured.because(format!(
-                "the folder has {} messages; a maildrop may have {MESSAGES_MAX}",
-                self.exists
-            )));
-        }
         // An upstream that repeats itself without end must not fill our memory.
-        let responses_max = 2 * self.exists + 1000;
+        let responses_max = 2 * self.exists.min(MESSAGES_MAX) + 1000;
         let mut responses = 0;
         let mut each = |untagged| {
             responses += u32::from(matches!(untagged, Untagged::Fetch(_)));
@@ -150,6 +145,35 @@ impl ImapClient {
             self.expect_ok(name, status)?;
         }
         Ok(stopped_at)
+    }
+
+    /// The lowest UID of the newest so many messages.
+    ///
+    /// # Errors
+    /// When the upstream does not tell it, refuses or is lost.
+    pub async fn first_of_newest(&mut self, messages: u32) -> Result<Uid, Failure> {
+        for _ in 0..VANISHINGS_MAX {
+            let number = match self.exists.checked_sub(messages) {
+                None | Some(0) => return Ok(Uid::FIRST),
+                Some(older) => older + 1,
+            };
+            let mut first = None;
+            let status = self.run(Command::fetch_uid(number), |untagged| match untagged {
+                Untagged::Fetch(fetch) if fetch.number == Some(number) => {
+                    first = fetch.uid.or(first);
+                }
+                _ => {}
+            });
+            let status = status.await?;
+            match (status.condition, first) {
+                (Condition::Ok, Some(first)) => return Ok(first),
+                // RFC 2180 §4.1: somebody has removed it, of which the upstream may tell us now.
+                (Condition::Ok | Condition::No, _) => self.keep_alive().await?,
+                _ => self.expect_ok(CommandName::FetchListing, status)?,
+            }
+        }
+        let cause = "the upstream does not tell which messages are the newest";
+        Err(FailureKind::UpstreamRefused.because(cause))
     }
 
     /// Which of these messages are in the mailbox, and as `state` says.

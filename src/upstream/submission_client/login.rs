@@ -86,7 +86,7 @@ impl SubmissionClient {
 
     async fn respond(&mut self, line: &Secret) -> Result<Reply, Failure> {
         self.stream.output_secret(line.expose());
-        self.stream.output_secret(b"\r\n");
+        self.stream.output_beside_secret(b"\r\n");
         self.reply().await
     }
 

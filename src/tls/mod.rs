@@ -1,4 +1,7 @@
-//! TLS set-ups: what we show to clients, and how we check upstreams (RFC 8314, RFC 9325).
+//! TLS set-ups: what we show to clients ([`Certificates`]), and how we check upstreams (RFC 8314, RFC
+//! 9325).
+
+mod certificates;
 
 use std::io;
 use std::path::Path;
@@ -8,10 +11,12 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::BuilderVerifierExt;
 pub use tokio_rustls::TlsAcceptor;
 use tokio_rustls::TlsConnector;
+
+pub use self::certificates::{CertificateFiles, Certificates};
 
 use crate::line_stream::ByteStream;
 
@@ -37,24 +42,6 @@ pub enum Alpn {
     Submission,
 }
 
-/// What we show to clients: TLS 1.2 and 1.3.
-///
-/// # Errors
-/// When a file cannot be read, holds no certificate or key, or the key is not the certificate's.
-pub fn acceptor(certificate: &Path, private_key: &Path, alpn: Alpn) -> Result<TlsAcceptor, String> {
-    let (chain, key) = (certificates(certificate)?, self::private_key(private_key)?);
-    let mut config = ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(|error| format!("{certificate:?} and {private_key:?}: {error}"))?;
-    config.alpn_protocols = match alpn {
-        Alpn::Pop3 => vec![b"pop3".to_vec()],
-        // An empty list would let every name pass, `http/1.1` as well (ALPACA); this one nobody has.
-        Alpn::Submission => vec![b"smtp".to_vec()],
-    };
-    Ok(TlsAcceptor::from(Arc::new(config)))
-}
-
 /// How we check an upstream: against the system's roots, or those of `ca_file` alone.
 ///
 /// # Errors
@@ -68,7 +55,7 @@ pub fn connector(ca_file: Option<&Path>) -> Result<TlsConnector, String> {
             .with_no_client_auth(),
         Some(ca_file) => {
             let mut roots = RootCertStore::empty();
-            for certificate in certificates(ca_file)? {
+            for certificate in read_certificates(ca_file)? {
                 roots
                     .add(certificate)
                     .map_err(|error| format!("{ca_file:?}: {error}"))?;
@@ -83,7 +70,7 @@ pub fn connector(ca_file: Option<&Path>) -> Result<TlsConnector, String> {
 ///
 /// # Errors
 /// For a person, with the path and what would be right.
-pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let certificates = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| unreadable(path, &error))?;
@@ -116,8 +103,15 @@ pub fn check_pair(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> Result<(), String> {
+    certified(chain, key).map(drop)
+}
+
+fn certified(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<CertifiedKey, String> {
     match CertifiedKey::from_der(chain, key, &provider()) {
-        Ok(_) => Ok(()),
+        Ok(certified) => Ok(certified),
         Err(rustls::Error::InconsistentKeys(_)) => {
             Err("does not belong to the certificate; name the key that it was made for".to_owned())
         }
