@@ -1,6 +1,9 @@
 """The units: how much they hold popgate in, and that it can do its work within that."""
 
+import os
 import re
+import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -29,6 +32,24 @@ class Service(unittest.TestCase):
             outcome = run("systemd-analyze", "verify", "--man=no", "--generators=no", *units)
             about_ours = [line for line in outcome.stderr.splitlines() if "popgate" in line]
             self.assertEqual(about_ours, [])
+
+    def test_popgate_says_when_it_is_ready_reloads_and_stops(self):
+        self.assertIn("\nType=notify\n", (UNITS / "popgate.service").read_text())
+        with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+            systemd.bind(f"{folder}/notify")
+            systemd.settimeout(20)
+            popgate = start(folder, NOTIFY_SOCKET=f"{folder}/notify")
+            try:
+                self.assertEqual(systemd.recv(1000).split()[0], b"READY=1")
+                popgate.send_signal(signal.SIGHUP)
+                self.assertEqual(systemd.recv(1000).split()[0], b"RELOADING=1")
+                self.assertEqual(systemd.recv(1000).split()[0], b"READY=1")
+                popgate.terminate()
+                self.assertEqual(systemd.recv(1000).split()[0], b"STOPPING=1")
+                self.assertEqual(popgate.wait(timeout=60), 0)
+            finally:
+                popgate.kill()
+                popgate.wait()
 
     def test_what_popgate_asks_of_the_kernel_is_permitted(self):
         """Seen with strace: listeners, a session of the demo, a message sent, and the end."""
@@ -71,6 +92,60 @@ class Sockets(unittest.TestCase):
             self.assertIn(f"\nListenStream={port}\n", text)
             self.assertIn(f"\nFileDescriptorName={name}\n", text)
             self.assertIn("\nService=popgate.service\n", text)
+
+    def test_popgate_takes_them_by_these_names(self):
+        names = {}
+        for unit in sorted(UNITS.glob("*.socket")):
+            names[re.search(r"^FileDescriptorName=(.*)$", unit.read_text(), re.MULTILINE)[1]] = 29000 + len(names)
+        listen = [f"--listen=127.0.0.1:{port}" for port in names.values()]
+        with tempfile.TemporaryDirectory() as folder:
+            popgate = start(folder, "systemd-socket-activate", *listen, f"--fdname={':'.join(names)}")
+            try:
+                for _ in range(80):
+                    outcome = run("curl", "--silent", "--max-time", "5", "--verbose", f"pop3://127.0.0.1:{names['pop3']}/", accept=range(256))
+                    if "+OK popgate ready" in outcome.stderr:
+                        break
+                    time.sleep(0.25)
+                self.assertIn("+OK popgate ready", outcome.stderr)
+                outcome = run("curl", "--silent", "--max-time", "5", "--verbose", f"smtp://127.0.0.1:{names['submission']}/", accept=range(256))
+                self.assertIn("< 220 ", outcome.stderr)
+            finally:
+                popgate.terminate()
+                popgate.wait(timeout=60)
+
+
+def start(folder, *before, **environment):
+    """popgate with settings that need no network; behind the words of another command, if there are any."""
+    run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+        "-subj", "/CN=localhost", "-keyout", f"{folder}/tls.key", "-out", f"{folder}/tls.crt")
+    settings = Path(folder) / "popgate.toml"
+    settings.write_text(SETTINGS)
+    return subprocess.Popen(
+        [*before, str(POPGATE), "serve", "--config", str(settings)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **environment},
+    )
+
+
+SETTINGS = """\
+[pop3]
+listen = ["127.0.0.1:29110"]
+listen_tls = ["127.0.0.1:29995"]
+
+[smtp]
+listen = ["127.0.0.1:29587"]
+listen_tls = ["127.0.0.1:29465"]
+
+[admin]
+listen = "off"
+
+[tls]
+certificate = "tls.crt"
+private_key = "tls.key"
+
+[upstream.default]
+imap = "imap://127.0.0.1:9"
+smtp = "smtp://127.0.0.1:9"
+"""
 
 
 class Folders(unittest.TestCase):
