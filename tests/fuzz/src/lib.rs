@@ -4,6 +4,7 @@
 //! says, `s: ` the upstream says, where `TAG` is the oldest command that it has not answered, `s| ` likewise
 //! without that, `eof client`, `eof upstream`, `set on_delete = …`. Everything that is said is written down in
 //! its order.
+#![cfg(feature = "sessions")]
 
 use std::collections::VecDeque;
 use std::io;
@@ -287,7 +288,7 @@ impl Model {
             read_ahead_octets: 0,
             client_workarounds: Vec::new(),
             submission: submission::Service {
-                copies: SentCopies::default(),
+                copies: SentCopies::new(self.config.limits.spool_octets),
                 ..self.gateway.submission.clone()
             },
             trace: None,
