@@ -29,7 +29,7 @@ const ATTACKS: [(&str, usize, Attack); 15] = [
     }),
     ("R2: junk", MANY, |popgate| {
         let junk: Vec<u8> = (0..65536_u32)
-            .map(|number| (number * 7919 >> 5) as u8)
+            .map(|number| ((number * 7919) >> 5) as u8)
             .collect();
         pour(&mut popgate.client().stream, &junk);
         pour(&mut popgate.sender().stream, &junk);
@@ -76,19 +76,19 @@ const ATTACKS: [(&str, usize, Attack); 15] = [
         }
     }),
     ("U3: a huge literal", MANY, |popgate| {
-        refused(popgate, "literal")
+        refused(popgate, "literal");
     }),
     ("U3: a negative literal", MANY, |popgate| {
-        refused(popgate, "negative")
+        refused(popgate, "negative");
     }),
     ("U4: an endless line", MANY, |popgate| {
-        refused(popgate, "endless")
+        refused(popgate, "endless");
     }),
     ("U4: endless nesting", MANY, |popgate| {
-        refused(popgate, "nested")
+        refused(popgate, "nested");
     }),
     ("U4: four billion messages", MANY, |popgate| {
-        refused(popgate, "exists")
+        refused(popgate, "exists");
     }),
     ("U4: a flood", 1, |popgate| {
         // As long as it goes on, nobody waits for it here.
