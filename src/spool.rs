@@ -5,27 +5,42 @@ use std::io::{self, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 /// Octets read at once.
 const CHUNK_OCTETS: usize = 32 * 1024;
 
-/// The octets that all spools together may take.
+/// How long the disk may take for anything: a file system of the network that has lost its server takes for ever.
+const DISK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Files that are being created. Each of them has a thread, which a disk that hangs does not give back.
+const CREATIONS_MAX: usize = 16;
+
+/// What all spools share: how many octets they may take together.
 #[derive(Clone)]
-pub struct SpoolSpace(Arc<AtomicU64>);
+pub struct SpoolSpace {
+    octets_left: Arc<AtomicU64>,
+    creations: Arc<Semaphore>,
+}
 
 impl SpoolSpace {
-    /// So many of them.
+    /// So many octets.
     pub fn new(octets_max: u64) -> Self {
-        Self(Arc::new(AtomicU64::new(octets_max)))
+        Self {
+            octets_left: Arc::new(AtomicU64::new(octets_max)),
+            creations: Arc::new(Semaphore::new(CREATIONS_MAX)),
+        }
     }
 
     fn take(&self, octets: u64) -> bool {
         let left = |left: u64| left.checked_sub(octets);
         let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
-        self.0.fetch_update(set, fetch, left).is_ok()
+        self.octets_left.fetch_update(set, fetch, left).is_ok()
     }
 }
 
@@ -40,7 +55,8 @@ pub struct Spool {
 
 impl Drop for Spool {
     fn drop(&mut self) {
-        self.space.0.fetch_add(self.octets, Ordering::Relaxed);
+        let left = &self.space.octets_left;
+        left.fetch_add(self.octets, Ordering::Relaxed);
     }
 }
 
@@ -48,30 +64,45 @@ impl Spool {
     /// Creates an empty one in `folder`.
     ///
     /// # Errors
-    /// When the folder is not there or nothing can be written there.
+    /// When the folder is not there, or nothing can be written there within [`DISK_PATIENCE`].
     pub async fn create(folder: &Path, space: &SpoolSpace) -> io::Result<Self> {
-        let folder = folder.to_owned();
-        let created = tokio::task::spawn_blocking(move || tempfile::tempfile_in(folder)).await;
-        Ok(Self {
-            file: File::from_std(created.map_err(io::Error::other)??),
+        let (folder, creations) = (folder.to_owned(), space.creations.clone());
+        let file = in_time(async {
+            let turn = creations.acquire_owned().await.map_err(io::Error::other)?;
+            let creation = tokio::task::spawn_blocking(move || {
+                let created = tempfile::tempfile_in(folder);
+                // Not earlier, even if nobody waits for it any more.
+                drop(turn);
+                created
+            });
+            creation.await.map_err(io::Error::other)?
+        })
+        .await?;
+        Ok(Self::of(file, space))
+    }
+
+    fn of(file: std::fs::File, space: &SpoolSpace) -> Self {
+        Self {
+            file: File::from_std(file),
             octets: 0,
             has_nul: false,
             buffer: Vec::new(),
             space: space.clone(),
-        })
+        }
     }
 
     /// Adds octets.
     ///
     /// # Errors
-    /// When the disk is full, or all spools together take as much as they may.
+    /// When the disk is full or takes nothing for [`DISK_PATIENCE`], or all spools together take as much as they
+    /// may.
     pub async fn push(&mut self, octets: &[u8]) -> io::Result<()> {
         if !self.space.take(octets.len() as u64) {
             return Err(io::ErrorKind::QuotaExceeded.into());
         }
         self.octets += octets.len() as u64;
         self.has_nul |= memchr::memchr(0, octets).is_some();
-        self.file.write_all(octets).await
+        in_time(self.file.write_all(octets)).await
     }
 
     /// How many octets there are.
@@ -89,20 +120,29 @@ impl Spool {
     /// # Errors
     /// When what was added could not be written after all.
     pub async fn rewind(&mut self) -> io::Result<()> {
-        self.file.flush().await?;
-        self.file.seek(SeekFrom::Start(0)).await?;
+        in_time(self.file.flush()).await?;
+        in_time(self.file.seek(SeekFrom::Start(0))).await?;
         Ok(())
     }
 
     /// The next octets; none behind the last.
     ///
     /// # Errors
-    /// When the disk fails.
+    /// When the disk fails, or says nothing for [`DISK_PATIENCE`].
     pub async fn chunk(&mut self) -> io::Result<&[u8]> {
         self.buffer.resize(CHUNK_OCTETS, 0);
-        let octets = self.file.read(&mut self.buffer).await?;
+        let octets = in_time(self.file.read(&mut self.buffer)).await?;
         Ok(&self.buffer[..octets])
     }
+}
+
+/// What the disk does, unless it takes longer than [`DISK_PATIENCE`].
+async fn in_time<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(DISK_PATIENCE, work).await.unwrap_or_else(|_| {
+        let seconds = DISK_PATIENCE.as_secs();
+        let cause = format!("the disk has not answered for {seconds} s");
+        Err(io::Error::new(io::ErrorKind::TimedOut, cause))
+    })
 }
 
 #[cfg(test)]
@@ -148,5 +188,35 @@ mod tests {
         drop((first, second));
         let mut third = Spool::create(folder.path(), &space).await.expect("created");
         third.push(b"1234567890").await.expect("room again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_hangs_is_not_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let space = SpoolSpace::new(u64::MAX);
+        let threads = u32::try_from(CREATIONS_MAX).expect("few");
+        let hanging = space.creations.acquire_many(threads).await.expect("open");
+        let created = Spool::create(folder.path(), &space).await.map(drop);
+        let error = created.expect_err("all threads hang");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        drop(hanging);
+        // A pipe that nobody reads takes its capacity, and nothing more.
+        let (reader, writer) = io::pipe().expect("a pipe");
+        let file = std::os::fd::OwnedFd::from(writer).into();
+        let mut spool = Spool::of(file, &space);
+        let pushing = tokio::spawn(async move {
+            loop {
+                if let Err(error) = spool.push(&[0; 1 << 20]).await {
+                    return error.kind();
+                }
+            }
+        });
+        // Time stands still while a thread works.
+        while !pushing.is_finished() {
+            tokio::time::advance(DISK_PATIENCE / 4).await;
+        }
+        assert_eq!(pushing.await.expect("no panic"), io::ErrorKind::TimedOut);
+        // The thread ends.
+        drop(reader);
     }
 }
