@@ -234,13 +234,16 @@ fn is_original_recipient(value: &[u8]) -> bool {
         && is_address
 }
 
-/// `xtext = *( xchar / hexchar )`, `hexchar = "+" 2(%x30-39 / %x41-46)` (RFC 3461 §4)
+/// `xtext = *( xchar / hexchar )`, `hexchar = "+" 2(%x30-39 / %x41-46)` (RFC 3461 §4), that stands for printable
+/// ASCII and blanks alone (RFC 3461 §4.2, §4.4): a line end, in a report of delivery, would end its field.
 fn is_xtext(value: &[u8]) -> bool {
-    let is_hex = |octet: u8| matches!(octet, b'0'..=b'9' | b'A'..=b'F');
+    let is_hex = |octet: &u8| matches!(octet, b'0'..=b'9' | b'A'..=b'F');
     value.iter().enumerate().all(|(place, octet)| match octet {
         b'+' => value
             .get(place + 1..place + 3)
-            .is_some_and(|code| code.iter().copied().all(is_hex)),
+            .filter(|code| code.iter().all(is_hex))
+            .and_then(|code| u8::from_str_radix(std::str::from_utf8(code).ok()?, 16).ok())
+            .is_some_and(|decoded| matches!(decoded, b' '..=b'~')),
         b'=' => false,
         _ => octet.is_ascii_graphic(),
     })
@@ -505,6 +508,9 @@ mod tests {
             "ENVID",
             "ENVID=a+2",
             "ENVID=a+2b",
+            "ENVID=a+0D+0Ab",
+            "ENVID=a+7F",
+            "ENVID=a+FC",
             "ENVID=\u{fc}",
             "AUTH",
             &long,
@@ -528,6 +534,7 @@ mod tests {
             "NOTIFY=SUCCESS",
             "NOTIFY=DELAY,failure,SUCCESS",
             "ORCPT=rfc822;joe+2Bx@example.org",
+            "ORCPT=rfc822;\"joe+20doe\"+7E",
             "ORCPT=utf-8;j\u{fc}rgen@example.org",
             "ORCPT=utf-8;j\\x{FC}rgen@example.org",
         ] {
@@ -543,6 +550,9 @@ mod tests {
             "ORCPT=;joe",
             "ORCPT=rfc822;",
             "ORCPT=rfc822;a+b",
+            "ORCPT=rfc822;a+0A",
+            "ORCPT=rfc822;a+00",
+            "ORCPT=rfc822;a+80",
             "ORCPT=rfc822;j\u{fc}rgen",
             "ORCPT=x@y;joe",
         ] {
