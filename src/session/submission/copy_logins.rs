@@ -95,9 +95,11 @@ impl CopyLogins {
         }
     }
 
+    /// By where the mailbox is, which may change while the upstream's name stays.
     fn key(&self, upstream: &Upstream, credential: &Credential) -> u64 {
         let fingerprint = credential.fingerprint(&self.keys);
-        self.keys.hash_one((&upstream.settings().name, fingerprint))
+        let endpoint = &upstream.settings().imap;
+        (self.keys).hash_one((&endpoint.host, endpoint.port, fingerprint))
     }
 
     fn refused(&self, key: u64) -> Refused {
@@ -126,4 +128,43 @@ pub(super) fn may_pass(kind: FailureKind) -> bool {
         kind,
         FailureKind::AuthRejected | FailureKind::OurMistake | FailureKind::Misconfigured
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Endpoint, EndpointSecurity, Service};
+    use crate::metrics::Metrics;
+    use crate::secret::Secret;
+    use crate::upstream::TcpDialer;
+
+    fn upstream(name: &str, host: &str) -> Upstream {
+        crate::tls::install_provider();
+        let endpoint = Endpoint {
+            service: Service::Imap,
+            host: host.to_owned(),
+            port: 993,
+            security: EndpointSecurity::Implicit,
+        };
+        let settings = Arc::new(config::Upstream::new(name, endpoint));
+        let metrics = Arc::new(Metrics::new(&[name], &[]).expect("sound families"));
+        let (second, dialer) = (Duration::from_secs(1), Arc::new(TcpDialer));
+        Upstream::new(settings, second, dialer, metrics).expect("the system's roots")
+    }
+
+    #[tokio::test]
+    async fn what_one_server_has_refused_another_one_is_asked() {
+        let logins = CopyLogins::default();
+        let secret = Secret::new(b"secret".to_vec());
+        let credential = Credential::password(b"joe", secret).expect("sound");
+        let before = upstream("default", "imap.example.com");
+        let turn = logins.turn(&before, &credential).await;
+        *turn.map(|turn| turn.0).expect("unknown so far") = Some(Instant::now());
+        assert!(logins.is_refused(&before, &credential));
+        let same = upstream("renamed", "imap.example.com");
+        assert!(logins.is_refused(&same, &credential));
+        // The settings were read again, and have the mailboxes elsewhere.
+        let moved = upstream("default", "imap.example.net");
+        assert!(!logins.is_refused(&moved, &credential));
+    }
 }
