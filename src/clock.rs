@@ -44,6 +44,32 @@ impl fmt::Display for MessageDate {
     }
 }
 
+/// `date-text` of RFC 3501 §9, in UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Day {
+    /// Since 1970-01-01.
+    days: u64,
+}
+
+impl Day {
+    /// The one before that of the call.
+    pub fn yesterday() -> Self {
+        let days = MessageDate::now().unix_seconds / DAY_SECONDS;
+        Self {
+            days: days.saturating_sub(1),
+        }
+    }
+}
+
+/// `25-Nov-2026`
+impl fmt::Display for Day {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (year, month, day) = civil(self.days);
+        let month = MONTHS[month as usize - 1];
+        write!(f, "{day}-{month}-{year:04}")
+    }
+}
+
 /// Year, month from 1, and day from 1, of a day counted from 1970-01-01 (Howard Hinnant's: years start
 /// in March, eras have 400 years).
 fn civil(days: u64) -> (u64, u64, u64) {
@@ -73,6 +99,13 @@ mod tests {
         ] {
             let date = MessageDate { unix_seconds };
             assert_eq!(date.to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn days_as_in_a_search() {
+        for (days, expected) in [(0, "1-Jan-1970"), (20_782, "25-Nov-2026")] {
+            assert_eq!(Day { days }.to_string(), expected);
         }
     }
 }

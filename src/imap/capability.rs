@@ -58,6 +58,8 @@ pub enum Capability {
     CondStore,
     /// RFC 7162 §3.2
     QResync,
+    /// RFC 5032: searches by age.
+    Within,
     /// AUTH=PLAIN
     AuthPlain,
     /// AUTH=LOGIN
@@ -91,6 +93,7 @@ const CAPABILITY_NAMES: &[(&str, Capability)] = &[
     ("ESEARCH", Capability::ExtendedSearch),
     ("CONDSTORE", Capability::CondStore),
     ("QRESYNC", Capability::QResync),
+    ("WITHIN", Capability::Within),
     ("AUTH=PLAIN", Capability::AuthPlain),
     ("AUTH=LOGIN", Capability::AuthLogin),
     ("AUTH=XOAUTH2", Capability::AuthXoauth2),

@@ -4,7 +4,7 @@ mod append;
 
 use zeroize::Zeroizing;
 
-pub use append::AppendedHeader;
+pub use append::{AppendedHeader, SoughtCopy, StoredSince};
 
 use super::capability::{Capabilities, Capability};
 use super::fetch::HIDDEN_KEYWORD;

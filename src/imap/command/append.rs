@@ -1,5 +1,7 @@
 //! What a copy of a sent message takes: APPEND (RFC 3501 §6.3.11, RFC 9755 §4), and to look for one.
 
+use std::ops::RangeInclusive;
+
 use super::{Command, CommandName, Literals, MailboxName, Writer};
 
 /// Whether a message has UTF-8 in its header.
@@ -19,6 +21,26 @@ impl AppendedHeader {
             Self::Utf8 => b")\r\n",
         }
     }
+}
+
+/// What is known of a copy of a message that may be in a mailbox.
+#[derive(Debug, Clone)]
+pub struct SoughtCopy<'a> {
+    /// Printable ASCII.
+    pub message_id: &'a [u8],
+    /// Octets that it can have.
+    pub octets: RangeInclusive<u64>,
+    /// When it can have been stored.
+    pub since: StoredSince,
+}
+
+/// The earliest time at which a message was stored.
+#[derive(Debug, Clone)]
+pub enum StoredSince {
+    /// That day, like `1-Nov-2026`, wherever the upstream's midnight is.
+    Day(String),
+    /// So many seconds ago, which needs WITHIN (RFC 5032).
+    Seconds(u64),
 }
 
 impl Command {
@@ -45,10 +67,21 @@ impl Command {
         writer.unfinished()
     }
 
-    /// `UID SEARCH HEADER Message-ID "id"`; `id` is printable ASCII.
-    pub fn search_message_id(id: &[u8]) -> Self {
-        let mut writer = Writer::new(CommandName::Search, "UID SEARCH HEADER Message-ID ");
-        writer.quoted(id);
+    /// `UID SEARCH SINCE day LARGER n SMALLER n HEADER Message-ID "id"`, or `YOUNGER seconds` for `SINCE day`.
+    pub fn search_copy(sought: &SoughtCopy<'_>) -> Self {
+        let mut writer = Writer::new(CommandName::Search, "UID SEARCH ");
+        match &sought.since {
+            StoredSince::Day(day) => writer.text("SINCE ").text(day),
+            StoredSince::Seconds(seconds) => writer.text("YOUNGER ").text(&seconds.to_string()),
+        };
+        // Neither includes its own number (RFC 3501 §6.4.4), which has 32 bits.
+        let larger = sought.octets.start().saturating_sub(1);
+        let smaller = sought.octets.end().saturating_add(1);
+        let [larger, smaller] = [larger, smaller].map(|octets| octets.min(u32::MAX.into()));
+        writer.text(&format!(
+            " LARGER {larger} SMALLER {smaller} HEADER Message-ID "
+        ));
+        writer.quoted(sought.message_id);
         writer.end()
     }
 }
@@ -92,9 +125,31 @@ mod tests {
             let command = Command::append(&sent, octets, header, literals);
             assert_eq!(parts(&command), expected);
         }
+    }
+
+    #[test]
+    fn a_copy_is_looked_for_among_the_new_ones_of_its_size() {
+        let sought = SoughtCopy {
+            message_id: b"<a\\b@c>",
+            octets: 100..=200,
+            since: StoredSince::Day("1-Nov-2026".to_owned()),
+        };
         assert_eq!(
-            parts(&Command::search_message_id(b"<a\\b@c>")),
-            ["g7 UID SEARCH HEADER Message-ID \"<a\\\\b@c>\"\r\n"]
+            parts(&Command::search_copy(&sought)),
+            [
+                "g7 UID SEARCH SINCE 1-Nov-2026 LARGER 99 SMALLER 201 HEADER Message-ID \"<a\\\\b@c>\"\r\n"
+            ]
+        );
+        let sought = SoughtCopy {
+            octets: 0..=u64::MAX,
+            since: StoredSince::Seconds(65),
+            ..sought
+        };
+        assert_eq!(
+            parts(&Command::search_copy(&sought)),
+            [
+                "g7 UID SEARCH YOUNGER 65 LARGER 0 SMALLER 4294967295 HEADER Message-ID \"<a\\\\b@c>\"\r\n"
+            ]
         );
     }
 }

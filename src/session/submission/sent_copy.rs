@@ -6,16 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::copy_logins::{CopyLogins, may_pass};
 use super::{LoggedIn, Session};
+use crate::clock::Day;
 use crate::config::SentCopy;
 use crate::failure::{Failure, FailureKind};
-use crate::imap::command::AppendedHeader;
+use crate::imap::command::{AppendedHeader, SoughtCopy, StoredSince};
 use crate::imap::response::SpecialUse;
 use crate::metrics::{Metrics, SentCopyResult};
 use crate::sasl::Credential;
@@ -38,6 +39,12 @@ const PAUSES: [Duration; 4] = [
     Duration::from_secs(2 * 60),
     Duration::from_secs(10 * 60),
 ];
+
+/// Octets by which a copy of the provider's own may differ, which has other lines in its header.
+const HEADER_OCTETS_DIFFER: u64 = 16 * 1024;
+
+/// The clocks of a provider's machines may be so far apart.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
 
 /// What mail programs call the folder when no attribute tells.
 const SENT_NAMES: &[&str] = &[
@@ -88,6 +95,9 @@ pub(super) struct Copying {
     spool: Spool,
     message_id: MessageIdFinder,
     header: AppendedHeader,
+    begun: Instant,
+    /// The day before, since the upstream's may be another one.
+    begun_since: Day,
 }
 
 impl Copying {
@@ -122,6 +132,8 @@ impl Copying {
                     true => AppendedHeader::Utf8,
                     false => AppendedHeader::Ascii,
                 },
+                begun: Instant::now(),
+                begun_since: Day::yesterday(),
             }),
             Err(error) => {
                 no_copy(&format!("smtp.spool_folder: {error}"), session);
@@ -134,6 +146,20 @@ impl Copying {
     pub(super) async fn push(&mut self, octets: &[u8]) -> io::Result<()> {
         self.message_id.push(octets);
         self.spool.push(octets).await
+    }
+
+    /// The copy that may be there already, where the message has a Message-ID: stored since the message has begun, and
+    /// about as large, since there are devices that give everything one Message-ID.
+    fn sought(&self, imap: &ImapClient) -> Option<SoughtCopy<'_>> {
+        let octets = self.spool.octets();
+        Some(SoughtCopy {
+            message_id: self.message_id.found()?,
+            octets: octets.saturating_sub(HEADER_OCTETS_DIFFER)..=octets + HEADER_OCTETS_DIFFER,
+            since: match imap.knows_ages() {
+                true => StoredSince::Seconds((self.begun.elapsed() + CLOCKS_DIFFER).as_secs()),
+                false => StoredSince::Day(self.begun_since.to_string()),
+            },
+        })
     }
 
     /// There will be no copy.
@@ -259,9 +285,9 @@ async fn store(copying: &mut Copying, imap: &mut ImapClient) -> Result<SentCopyR
     match target.exists {
         false => imap.create(&target.mailbox).await?,
         true => {
-            if let Some(id) = copying.message_id.found() {
+            if let Some(sought) = copying.sought(imap) {
                 imap.select(&target.mailbox).await?;
-                if imap.has_message_id(id).await? {
+                if imap.has_copy(&sought).await? {
                     return Ok(SentCopyResult::Duplicate);
                 }
             }

@@ -5,8 +5,8 @@ use tokio::time::Instant;
 use super::{COMMAND_STALLS_MAX, ImapClient, Received};
 use crate::failure::{Failure, FailureKind};
 use crate::imap::Garbled;
-use crate::imap::capability::Capabilities;
-use crate::imap::command::{AppendedHeader, Command, CommandName};
+use crate::imap::capability::{Capabilities, Capability};
+use crate::imap::command::{AppendedHeader, Command, CommandName, SoughtCopy};
 use crate::imap::mailbox_name::MailboxName;
 use crate::imap::response::{Condition, Response, Status, Tag, Untagged};
 use crate::spool::Spool;
@@ -126,13 +126,19 @@ impl ImapClient {
         Ok(())
     }
 
-    /// Whether the selected mailbox has a message with this Message-ID.
+    /// Whether a search for what is [`Younger`](crate::imap::command::StoredSince::Seconds) can be made.
+    pub fn knows_ages(&self) -> bool {
+        let capabilities = self.capabilities.unwrap_or_default();
+        capabilities.has(Capability::Within)
+    }
+
+    /// Whether the selected mailbox has such a copy.
     ///
     /// # Errors
     /// When the upstream refuses or is lost.
-    pub async fn has_message_id(&mut self, id: &[u8]) -> Result<bool, Failure> {
+    pub async fn has_copy(&mut self, sought: &SoughtCopy<'_>) -> Result<bool, Failure> {
         let mut is_there = false;
-        let command = Command::search_message_id(id);
+        let command = Command::search_copy(sought);
         let status = self
             .run(command, |untagged| {
                 if let Untagged::Search(uids) = untagged {
