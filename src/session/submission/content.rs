@@ -17,8 +17,8 @@ use crate::smtp::command::{COMMAND_LINE_OCTETS_MAX, Command, CommandName};
 use crate::smtp::data::{DotStuffer, Framing, MessageReader};
 use crate::smtp::reply::{self, Class, Reply};
 
-/// Silence within a message after which the client is lost (RFC 5321 §4.5.3.2.5).
-const CONTENT_PATIENCE: Duration = Duration::from_secs(3 * 60);
+/// Silence within a message after which the client is lost (RFC 5321 §4.5.3.2.7).
+const CONTENT_PATIENCE: Duration = Duration::from_secs(5 * 60);
 
 /// Time that every message has, however slowly it comes.
 const CONTENT_TIME: Duration = Duration::from_secs(10 * 60);

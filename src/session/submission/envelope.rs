@@ -17,7 +17,7 @@ use crate::smtp::extension::Extension;
 use crate::smtp::reply::{self, Class, Reply};
 use crate::upstream::SubmissionClient;
 
-/// From MAIL to DATA, with all that the upstream takes for it; a client that trickles must not stay for ever.
+/// From MAIL to DATA, without what the upstream takes for it; a client that trickles must not stay for ever.
 const ENVELOPE_TIME_MAX: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// A transaction before its content.
@@ -397,13 +397,20 @@ impl Envelope {
         }
         // What was said so far must not wait for the upstream.
         session.client.lines.flush().await?;
+        let asked = Instant::now();
         let (sent, first) = self.flight.send(session.gateway, session.logged_in).await;
+        self.extend_by(asked.elapsed());
         let mut verdict = None;
         let mut reply = Some(first);
         for sent in sent {
             let reply = match reply.take() {
                 Some(reply) => reply,
-                None => flight::next_reply(session.logged_in, sent.awaited()).await,
+                None => {
+                    let asked = Instant::now();
+                    let reply = flight::next_reply(session.logged_in, sent.awaited()).await;
+                    self.extend_by(asked.elapsed());
+                    reply
+                }
             };
             let reply = reply.and_then(|reply| understood(reply, sent.what));
             let is_of_envelope = matches!(sent.what, What::Mail | What::Rcpt);
@@ -435,6 +442,11 @@ impl Envelope {
         }
         self.unjudged = 0;
         Ok(verdict)
+    }
+
+    /// What the upstream takes is not the client's time.
+    fn extend_by(&mut self, waited: Duration) {
+        self.ends = self.ends.map(|ends| ends + waited);
     }
 
     /// What a reply means for the transaction, and in which words the client hears of it. Whether the
@@ -509,4 +521,21 @@ fn is_final(reply: &Reply) -> bool {
     let enhanced = reply.enhanced();
     let too_many = enhanced.is_some_and(|code| (code.subject, code.detail) == (5, 3));
     reply.class() == Class::Never && !too_many
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_upstream_takes_is_not_the_clients_time() {
+        let mut envelope = Envelope {
+            ends: Some(Instant::now() + ENVELOPE_TIME_MAX),
+            ..Envelope::default()
+        };
+        let asked = Instant::now();
+        tokio::time::advance(ENVELOPE_TIME_MAX).await;
+        envelope.extend_by(asked.elapsed());
+        assert_eq!(envelope.ends, Some(Instant::now() + ENVELOPE_TIME_MAX));
+    }
 }
