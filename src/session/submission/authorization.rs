@@ -62,12 +62,12 @@ pub(super) async fn run(
             Negotiated::Quit => return Ok(None),
             Negotiated::Credential(credential, started) => {
                 let credential = gateway.as_meant(credential);
-                let address = Some(client.address);
+                let address = client.address;
                 let opened = log_in(credential, login_ends, address, gateway, record).await;
                 (opened, None, started)
             }
             Negotiated::Mail(command, started) => {
-                let opened = log_in_by_network(login_ends, gateway, record).await;
+                let opened = log_in_by_network(login_ends, client.address, gateway, record).await;
                 (opened, Some((command, started)), started)
             }
         };
@@ -286,12 +286,12 @@ async fn auth(
     Ok(credential)
 }
 
-/// One attempt at the upstream for one attempt of a client at this address; none where the credential is
-/// not the client's own.
+/// One attempt at the upstream for one attempt of a client at this address; also where the credential is not the
+/// client's own, since an upstream that gets an old one again and again locks the account.
 async fn log_in(
     credential: Credential,
     login_ends: Instant,
-    address: Option<IpAddr>,
+    address: IpAddr,
     gateway: &Gateway,
     record: &mut Record,
 ) -> Result<LoggedIn, Failure> {
@@ -302,10 +302,7 @@ async fn log_in(
     let upstream = gateway.accounts.upstream(credential.login())?.clone();
     let name = upstream.settings().name.clone();
     record.upstream = Some(name.clone());
-    let attempt = match address {
-        Some(address) => Some(gateway.attempt(&upstream, &credential, address).await?),
-        None => None,
-    };
+    let attempt = gateway.attempt(&upstream, &credential, address).await?;
     let open = gateway.metrics.upstream_connection(&name, "in_use");
     let hostname = &gateway.submission.settings.hostname;
     let trace = record.trace.as_ref();
@@ -317,9 +314,7 @@ async fn log_in(
         });
     let refused = connected.as_ref().err().map(|failure| failure.kind);
     gateway.metrics.auth_attempt(&name, refused);
-    if let Some(attempt) = attempt {
-        attempt.conclude(refused);
-    }
+    attempt.conclude(refused);
     let connection = connected?;
     // Only who has proved to be somebody may take somebody's place.
     let owner = credential.mailbox_owner();
@@ -343,6 +338,7 @@ async fn log_in(
 /// mistake.
 async fn log_in_by_network(
     login_ends: Instant,
+    address: IpAddr,
     gateway: &Gateway,
     record: &mut Record,
 ) -> Result<LoggedIn, Failure> {
@@ -352,7 +348,7 @@ async fn log_in_by_network(
     // Not from the moment of connecting: nobody has to prove anything.
     let login_ends = login_ends.max(Instant::now() + 2 * gateway.timeouts.upstream);
     let credential = account.credential.clone();
-    match log_in(credential, login_ends, None, gateway, record).await {
+    match log_in(credential, login_ends, address, gateway, record).await {
         Ok(logged_in) => Ok(LoggedIn {
             by_auth: false,
             ..logged_in
