@@ -56,6 +56,21 @@ pub struct Service {
     pub copies: SentCopies,
 }
 
+impl Service {
+    /// Octets of a message from a client that we and such an upstream both take, with what we add to it.
+    fn octets_taken_by(&self, upstream: Extensions) -> u64 {
+        let added = match self.settings.received {
+            true => received::LINE_OCTETS_MAX,
+            false => 0,
+        };
+        let ours = self.message_octets_max;
+        upstream.size().map_or(ours, |size| {
+            // 0 would mean that there is no limit (RFC 1870 §4).
+            size.saturating_sub(added).clamp(1, ours.max(1))
+        })
+    }
+}
+
 /// How a client has introduced itself.
 #[derive(Debug, Clone)]
 struct Introduction {
@@ -97,8 +112,7 @@ impl LoggedIn {
 
     /// Octets of a message that both sides take.
     fn message_octets_max(&self, gateway: &Gateway) -> u64 {
-        let ours = gateway.submission.message_octets_max;
-        self.extensions.size().map_or(ours, |size| size.min(ours))
+        gateway.submission.octets_taken_by(self.extensions)
     }
 
     /// Closes the upstream connection without another word: what it has of a message comes to nothing.
@@ -393,8 +407,7 @@ fn ehlo(out: &mut Vec<u8>, client: &Client, gateway: &Gateway, logged_in: Option
         Some(logged_in) => logged_in.extensions,
         None => gateway.submission_offer(),
     };
-    let size = service.message_octets_max;
-    let size = known.size().map_or(size, |known| known.min(size));
+    let size = service.octets_taken_by(known);
     let mut keywords = vec![
         "PIPELINING".to_owned(),
         "ENHANCEDSTATUSCODES".to_owned(),

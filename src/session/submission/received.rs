@@ -7,8 +7,11 @@ use std::net::IpAddr;
 use super::{Introduction, Session};
 use crate::clock::MessageDate;
 
-/// Octets of what a client calls itself that are repeated.
+/// Octets of what a client calls itself that are repeated; our own name has no more (RFC 5321 §4.5.3.1.2).
 const NAME_OCTETS_MAX: usize = 255;
+
+/// Octets of the line of any message.
+pub(super) const LINE_OCTETS_MAX: u64 = 2 * NAME_OCTETS_MAX as u64 + 192;
 
 /// A date with as many octets as any.
 const LONGEST_DATE: &str = "Wed, 25 Nov 2026 13:08:16 +0000";
@@ -141,5 +144,27 @@ mod tests {
         assert!(line.starts_with("Received: from unknown ("), "{line}");
         let line = trace(Some((&"x".repeat(1000), true)), false, false, true);
         assert!(line.len() < 400, "{line}");
+    }
+
+    #[test]
+    fn no_line_is_longer_than_the_longest() {
+        let hostname = "x".repeat(NAME_OCTETS_MAX);
+        let introduction = Introduction {
+            name: vec![b'x'; 1000],
+            is_extended: true,
+        };
+        let trace = Trace {
+            introduction: Some(&introduction),
+            address: "2001:db8:1111:2222:3333:4444:5555:6666"
+                .parse()
+                .expect("an address"),
+            hostname: &hostname,
+            is_utf8: true,
+            is_secure: true,
+            is_authenticated: true,
+        };
+        let line = format!("{trace} id 01234567;\r\n\t{LONGEST_DATE}\r\n");
+        let octets = line.len() as u64;
+        assert!((LINE_OCTETS_MAX - 64..=LINE_OCTETS_MAX).contains(&octets));
     }
 }
