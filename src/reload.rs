@@ -142,6 +142,10 @@ impl Reloading {
                 "[listing_cache]",
                 config.listing_cache_octets != self.config.listing_cache_octets,
             ),
+            (
+                "[limits] spool_octets",
+                config.limits.spool_octets != self.config.limits.spool_octets,
+            ),
         ];
         for (key, _) in differs.iter().filter(|(_, differs)| *differs) {
             warn!(key, "this setting takes effect with a restart only");

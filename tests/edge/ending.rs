@@ -114,12 +114,14 @@ fn a_reload_is_for_new_sessions_and_all_or_nothing() {
     popgate.configure(&Setting {
         pop3: "listen_tls = []",
         sections: "[security]\ncleartext_login = \"always\"\n[smtp]\nlisten = [\"127.0.0.1:0\"]\n\
+                   [limits]\nspool_octets = \"1MiB\"\n\
                    [upstream.sending]\nimap = \"imap://127.0.0.1:9\"\nsmtp = \"smtp://127.0.0.1:9\"\n",
         ..Setting::default()
     });
     popgate.signal("HUP");
     popgate.wait_for_metric(RELOADED, 1.0);
     popgate.wait_for_log("this setting takes effect with a restart only");
+    popgate.wait_for_log("[limits] spool_octets");
     popgate.connect().log_in();
     assert_eq!(&before.ask("QUIT")[..3], "+OK");
     popgate.signal("TERM");
