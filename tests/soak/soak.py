@@ -35,6 +35,8 @@ class Mailboxes(submission_servers.Mailboxes):
             default_client_limit = 20000
             default_vsz_limit = 4G
             service imap {{
+              # Otherwise a process ends behind its first session, and has no second one beside it.
+              service_count = 0
               client_limit = 50
               process_limit = 400
             }}
