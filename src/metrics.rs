@@ -437,11 +437,13 @@ impl Metrics {
             .observe(duration.as_secs_f64());
     }
 
-    /// A login was answered without the upstream, by what it refused a moment ago, or by too many guesses.
+    /// A login was answered without the upstream, by what it refused a moment ago, by too many guesses, or
+    /// because it does not decide about others.
     pub fn auth_withheld(&self, upstream: &str, failure: FailureKind) {
         let result = match failure {
             FailureKind::AuthRejected => "remembered",
-            _ => "held_back",
+            FailureKind::TooManyGuesses => "held_back",
+            _ => "failed",
         };
         self.auth_attempts
             .with_label_values(&[upstream, result])
