@@ -4,7 +4,6 @@
 //! says, `s: ` the upstream says, where `TAG` is the oldest command that it has not answered, `s| ` likewise
 //! without that, `eof client`, `eof upstream`, `set on_delete = …`. Everything that is said is written down in
 //! its order.
-#![cfg(feature = "sessions")]
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,7 +15,7 @@ use popgate::config::{Config, Endpoint, Flags};
 use popgate::line_stream::{ByteStream, LineStream};
 use popgate::session::submission::{self, SentCopies};
 use popgate::session::{Client, Gateway, pop3};
-use popgate::state::{Listings, Memory};
+use popgate::state::Listings;
 use popgate::upstream::{Dial, Dialling};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::{Instant, sleep, timeout};
@@ -40,7 +39,8 @@ pub enum Service {
 pub enum Event {
     ClientSays(Vec<u8>),
     ClientHears(Vec<u8>),
-    UpstreamSays(Vec<u8>),
+    /// A line, on the connection of this number.
+    UpstreamSays(usize, Vec<u8>),
     /// On the connection of this number.
     UpstreamHears(usize, Vec<u8>),
 }
@@ -155,8 +155,9 @@ impl Play {
 
     async fn upstream_says(&mut self, said: Vec<u8>) {
         let octets = [said.as_slice(), b"\r\n"].concat();
-        self.events.push(Event::UpstreamSays(said));
+        let number = self.upstreams.len().wrapping_sub(1);
         if let Some(Some(upstream)) = self.upstreams.last_mut() {
+            self.events.push(Event::UpstreamSays(number, said));
             let _ = upstream.write_all(&octets).await;
         }
     }
@@ -279,12 +280,15 @@ impl Model {
                 self.config.pop3.logins.clone(),
                 self.config.limits.upstream_connections_per_account,
             ),
-            memory: Memory::default(),
-            listings: Listings::new(self.config.listing_cache_octets),
+            memory: Arc::default(),
+            listings: Arc::new(Listings::new(self.config.listing_cache_octets)),
             metrics: self.gateway.metrics.clone(),
             timeouts: self.gateway.timeouts.clone(),
             cleartext_login: self.gateway.cleartext_login.clone(),
+            certificates: None,
             tls: None,
+            limits: self.config.limits.clone(),
+            proxy_protocol_from: Vec::new(),
             read_ahead_octets: 0,
             client_workarounds: Vec::new(),
             submission: submission::Service {
