@@ -4,7 +4,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use popgate_fuzz::{Event, Service, connections, has_only_crlf, heard_by_upstream, play};
+use popgate_fuzz::{
+    Event, Service, connections, has_only_crlf, heard_by_upstream, next_line, play,
+};
 
 /// With what a tagged line may go on.
 const COMMANDS: [&[u8]; 19] = [
@@ -97,12 +99,16 @@ fn literal(line: &[u8]) -> Option<usize> {
 /// STORE, COPY, MOVE and EXPUNGE come behind QUIT, and name no more messages than DELE did.
 fn check_changes(events: &[Event]) {
     let (mut deletions, mut has_quit) = (0, false);
+    let mut unfinished = Vec::new();
     for event in events {
         match event {
-            Event::ClientSays(line) => {
-                let line = line.to_ascii_uppercase();
-                deletions += u64::from(line.starts_with(b"DELE"));
-                has_quit |= line.trim_ascii() == b"QUIT";
+            Event::ClientSays(octets) => {
+                unfinished.extend_from_slice(octets);
+                while let Some(line) = next_line(&mut unfinished) {
+                    let line = line.to_ascii_uppercase();
+                    deletions += u64::from(line.starts_with(b"DELE"));
+                    has_quit |= line.trim_ascii() == b"QUIT";
+                }
             }
             Event::UpstreamHears(_, octets) => {
                 for line in octets.split(|octet| *octet == b'\n') {
@@ -169,8 +175,7 @@ fn check_terminators(events: &[Event]) {
             Event::ClientSays(_) => {}
             Event::ClientHears(octets) => {
                 unfinished.extend_from_slice(octets);
-                while let Some(end) = unfinished.iter().position(|octet| *octet == b'\n') {
-                    let line: Vec<u8> = unfinished.drain(..=end).collect();
+                while let Some(line) = next_line(&mut unfinished) {
                     transfer = after_line(transfer, line.trim_ascii_end(), &said);
                 }
             }

@@ -5,7 +5,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use popgate_fuzz::{Event, Service, connections, has_only_crlf, heard_by_upstream, play};
+use popgate_fuzz::{
+    Event, Service, connections, has_only_crlf, heard_by_upstream, next_line, play,
+};
 
 const COMMANDS: [&[u8]; 9] = [
     b"EHLO ",
@@ -46,12 +48,17 @@ struct Upstream {
 fn check(events: &[Event], connections: usize) {
     let mut upstreams = vec![Upstream::default(); connections];
     let (mut ended_by_client, mut ended_upstream) = (0, 0);
-    // Which reply, on which connection, decides about the last message.
-    let mut verdict = None;
+    // Which replies, on which connection, decide about messages of which the client knows nothing yet.
+    let mut verdicts = Vec::new();
     let mut client = Client::default();
     for event in events {
         match event {
-            Event::ClientSays(line) => ended_by_client += u32::from(may_end_a_message(line)),
+            Event::ClientSays(octets) => {
+                client.saying.extend_from_slice(octets);
+                while let Some(line) = next_line(&mut client.saying) {
+                    ended_by_client += u32::from(may_end_a_message(&line));
+                }
+            }
             Event::UpstreamSays(number, line) => {
                 // On a connection of which nothing was heard, nothing can have gone wrong.
                 if let Some(upstream) = upstreams.get_mut(*number)
@@ -66,7 +73,7 @@ fn check(events: &[Event], connections: usize) {
                 while let Some(line) = next_line(&mut upstream.unfinished) {
                     if upstream.hear(line.strip_suffix(b"\r\n").expect("CRLF")) {
                         ended_upstream += 1;
-                        verdict = Some((*number, upstream.asked));
+                        verdicts.push((*number, upstream.asked));
                     }
                     assert!(
                         ended_upstream <= ended_by_client,
@@ -75,15 +82,16 @@ fn check(events: &[Event], connections: usize) {
                 }
             }
             Event::ClientHears(octets) => {
-                client.unfinished.extend_from_slice(octets);
-                while let Some(line) = next_line(&mut client.unfinished) {
+                client.hearing.extend_from_slice(octets);
+                while let Some(line) = next_line(&mut client.hearing) {
                     if client.hears_that_it_is_sent(&line) {
-                        let (number, reply) = verdict.take().expect("an end of message");
-                        let reply = upstreams[number].replies.get(reply);
-                        assert!(
-                            reply.is_some_and(|reply| reply.starts_with(b"2")),
-                            "sent, but the upstream says {reply:?}"
-                        );
+                        let is_sent = |verdict: &(usize, usize)| {
+                            let reply = upstreams[verdict.0].replies.get(verdict.1);
+                            reply.is_some_and(|reply| reply.starts_with(b"2"))
+                        };
+                        let sent = verdicts.iter().position(is_sent);
+                        let sent = sent.expect("sent, although no upstream has said so");
+                        verdicts.drain(..=sent);
                     }
                 }
             }
@@ -94,15 +102,9 @@ fn check(events: &[Event], connections: usize) {
 fn may_end_a_message(line: &[u8]) -> bool {
     let upper = line.to_ascii_uppercase();
     let is_last_chunk = upper.starts_with(b"BDAT") && upper.trim_ascii().ends_with(b"LAST");
-    // CR and LF within a line may begin one of their own.
-    let mut parts = line.split(|octet| matches!(octet, b'\r' | b'\n'));
+    // Behind a bare CR may begin a line of its own.
+    let mut parts = line.split(|octet| *octet == b'\r');
     is_last_chunk || parts.any(|part| part.trim_ascii() == b".")
-}
-
-/// Takes a line with its end.
-fn next_line(octets: &mut Vec<u8>) -> Option<Vec<u8>> {
-    let end = octets.iter().position(|octet| *octet == b'\n')?;
-    Some(octets.drain(..=end).collect())
 }
 
 impl Upstream {
@@ -142,7 +144,9 @@ impl Upstream {
 #[derive(Default)]
 struct Client {
     in_message: bool,
-    unfinished: Vec<u8>,
+    /// What it has said of a line, and what it has heard of one.
+    saying: Vec<u8>,
+    hearing: Vec<u8>,
 }
 
 impl Client {
