@@ -34,22 +34,31 @@ const COMMANDS: [&[u8]; 19] = [
 fuzz_target!(|script: &[u8]| {
     let events = play(script, Service::Pop3);
     for connection in 0..connections(&events) {
-        check_commands(&heard_by_upstream(&events, connection));
+        let asked_for = asked_for(&events, connection);
+        check_commands(&heard_by_upstream(&events, connection), &asked_for);
     }
     check_changes(&events);
     check_terminators(&events);
 });
 
 /// One command a line, each with the next tag, but for literals and the answers to challenges.
-fn check_commands(heard: &[u8]) {
+fn check_commands(heard: &[u8], asked_for: &[usize]) {
     let mut rest = heard;
     let mut in_authenticate = false;
     let mut tags = 0;
     while let Some(end) = rest.iter().position(|octet| *octet == b'\n') {
         let mut line = rest[..end + 1].to_vec();
         rest = &rest[end + 1..];
-        // The octets of a literal are arguments, whatever they are.
+        // The octets of a literal are arguments, whatever they are. An upstream that was asked for them may
+        // have answered the command instead: then nobody can tell what it takes the next command for.
         while let Some(octets) = literal(&line) {
+            let is_asked = !line.ends_with(b"+}\r\n");
+            if is_asked
+                && !asked_for.contains(&(heard.len() - rest.len()))
+                && rest.starts_with(format!("g{} ", tags + 2).as_bytes())
+            {
+                return;
+            }
             let Some(behind) = rest.get(octets..) else {
                 return;
             };
@@ -83,6 +92,23 @@ fn check_commands(heard: &[u8]) {
         );
         in_authenticate = command.starts_with(b"AUTHENTICATE ");
     }
+}
+
+/// How many octets an upstream had heard each time that it asked for more.
+fn asked_for(events: &[Event], connection: usize) -> Vec<usize> {
+    let (mut heard, mut asked_for) = (0, Vec::new());
+    for event in events {
+        match event {
+            Event::UpstreamHears(number, octets) if *number == connection => heard += octets.len(),
+            Event::UpstreamSays(number, line)
+                if *number == connection && line.starts_with(b"+") =>
+            {
+                asked_for.push(heard);
+            }
+            _ => {}
+        }
+    }
+    asked_for
 }
 
 /// How many octets of a literal follow this line.
