@@ -65,7 +65,7 @@ impl Trace {
             name,
             started: Instant::now(),
             is_submission,
-            identified: Identified::NotYet(String::new()),
+            identified: Identified::NotYet(Pending::default()),
         })))
     }
 
@@ -103,10 +103,58 @@ struct Recorder {
 /// Who is speaking.
 enum Identified {
     /// Nobody knows; what was said so far.
-    NotYet(String),
+    NotYet(Pending),
     /// The login that is asked for.
     AsWanted(Credential),
     AsSomebodyElse,
+}
+
+/// Lines of which nobody knows yet whose they are.
+#[derive(Default)]
+struct Pending {
+    lines: Vec<(String, Shown)>,
+    octets: usize,
+}
+
+impl Pending {
+    fn push(&mut self, beginning: String, shown: Shown) {
+        let octets = beginning.len() + shown.text.len() + shown.octets.len();
+        if self.octets + octets <= PENDING_OCTETS_MAX {
+            self.octets += octets;
+            self.lines.push((beginning, shown));
+        }
+    }
+}
+
+/// What may be seen of a line, and the octets in which a credential must not be found: in the text quotes
+/// and all that is not ASCII have become something else.
+#[derive(Default)]
+struct Shown {
+    text: String,
+    octets: Vec<u8>,
+}
+
+impl Shown {
+    /// All of it, but for its length.
+    fn all(octets: &[u8]) -> Self {
+        Self {
+            text: abridged(octets),
+            octets: octets.to_vec(),
+        }
+    }
+
+    /// Of a line of which only this is told.
+    fn told(text: String) -> Self {
+        Self {
+            text,
+            octets: Vec::new(),
+        }
+    }
+
+    fn append(&mut self, more: Self) {
+        self.text.push_str(&more.text);
+        self.octets.extend_from_slice(&more.octets);
+    }
 }
 
 impl SessionTrace {
@@ -126,9 +174,11 @@ impl SessionTrace {
         if let Identified::NotYet(said) = std::mem::replace(&mut recorder.identified, next)
             && wanted
         {
-            let harmless = |line: &&str| !credential.is_echoed_in(line.as_bytes());
-            let said = said.split_inclusive('\n').filter(harmless);
-            said.for_each(|line| recorder.trace.write(line));
+            for (beginning, shown) in said.lines {
+                if !credential.is_echoed_in(&shown.octets) {
+                    recorder.trace.write(&line(&beginning, &shown.text));
+                }
+            }
         }
     }
 
@@ -146,7 +196,7 @@ impl SessionTrace {
         Box::new(Leg {
             session: self.clone(),
             side,
-            unfinished: String::new(),
+            unfinished: Shown::default(),
             read: 0,
             written: 0,
         })
@@ -154,23 +204,25 @@ impl SessionTrace {
 }
 
 impl Recorder {
-    fn write(&mut self, speaker: char, text: &str) {
+    fn write(&mut self, speaker: char, shown: Shown) {
         let milliseconds = self.started.elapsed().as_millis();
-        let line = format!("{} {milliseconds} {speaker}: {text}\n", self.name);
+        let beginning = format!("{} {milliseconds} {speaker}", self.name);
         match &mut self.identified {
-            Identified::NotYet(said) if said.len() + line.len() <= PENDING_OCTETS_MAX => {
-                said.push_str(&line);
+            Identified::NotYet(said) => said.push(beginning, shown),
+            Identified::AsWanted(credential) => {
+                let text = match credential.is_echoed_in(&shown.octets) {
+                    true => "(repeats the credential)",
+                    false => &shown.text,
+                };
+                self.trace.write(&line(&beginning, text));
             }
-            Identified::AsWanted(credential) if credential.is_echoed_in(text.as_bytes()) => {
-                let name = &self.name;
-                let withheld =
-                    format!("{name} {milliseconds} {speaker}: (repeats the credential)\n");
-                self.trace.write(&withheld);
-            }
-            Identified::AsWanted(_) => self.trace.write(&line),
-            Identified::NotYet(_) | Identified::AsSomebodyElse => {}
+            Identified::AsSomebodyElse => {}
         }
     }
+}
+
+fn line(beginning: &str, text: &str) -> String {
+    format!("{beginning}: {text}\n")
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -194,7 +246,7 @@ struct Leg {
     session: SessionTrace,
     side: Side,
     /// What we have said since the last line end.
-    unfinished: String,
+    unfinished: Shown,
     /// Octets that were read and written since the last line, and are not shown.
     read: u64,
     written: u64,
@@ -205,11 +257,16 @@ impl Leg {
         let (theirs, ours) = self.side.speakers();
         for (speaker, octets) in [(theirs, &mut self.read), (ours, &mut self.written)] {
             if *octets > 0 {
-                let text = format!("({octets} octets)");
-                self.session.recorder().write(speaker, &text);
+                let count = Shown::told(format!("({octets} octets)"));
+                self.session.recorder().write(speaker, count);
                 *octets = 0;
             }
         }
+    }
+
+    fn tell_unfinished(&mut self) {
+        let said = std::mem::take(&mut self.unfinished);
+        self.session.recorder().write(self.side.speakers().1, said);
     }
 }
 
@@ -221,7 +278,7 @@ impl Tap for Leg {
             Side::Upstream => shown_of_upstream(line),
             Side::Client => shown_of_client(line, recorder.is_submission),
         };
-        recorder.write(self.side.speakers().0, &shown);
+        recorder.write(self.side.speakers().0, shown);
     }
 
     fn heard_octets(&mut self, octets: usize) {
@@ -233,18 +290,17 @@ impl Tap for Leg {
         for line in octets.split_inclusive(|octet| *octet == b'\n') {
             let text = line.strip_suffix(b"\n").unwrap_or(line);
             let text = text.strip_suffix(b"\r").unwrap_or(text);
-            self.unfinished.push_str(&abridged(text));
+            self.unfinished.append(Shown::all(text));
             if line.ends_with(b"\n") {
-                let line = std::mem::take(&mut self.unfinished);
-                self.session.recorder().write(self.side.speakers().1, &line);
+                self.tell_unfinished();
             }
         }
     }
 
     fn said_secret(&mut self) {
         self.tell_counts();
-        if !self.unfinished.ends_with("***") {
-            self.unfinished.push_str("***");
+        if !self.unfinished.text.ends_with("***") {
+            self.unfinished.append(Shown::told("***".to_owned()));
         }
     }
 
@@ -257,13 +313,11 @@ impl Tap for Leg {
 impl Drop for Leg {
     fn drop(&mut self) {
         self.tell_counts();
-        if !self.unfinished.is_empty() {
-            let line = std::mem::take(&mut self.unfinished);
-            self.session.recorder().write(self.side.speakers().1, &line);
+        if !self.unfinished.text.is_empty() {
+            self.tell_unfinished();
         }
-        self.session
-            .recorder()
-            .write(self.side.speakers().1, "(the connection ends)");
+        let end = Shown::told("(the connection ends)".to_owned());
+        self.session.recorder().write(self.side.speakers().1, end);
     }
 }
 
@@ -278,18 +332,22 @@ fn abridged(text: &[u8]) -> String {
 }
 
 /// All but what a quoted string may hold of a message.
-fn shown_of_upstream(line: &[u8]) -> String {
+fn shown_of_upstream(line: &[u8]) -> Shown {
     let body = memchr::memmem::find(line, b"BODY[");
-    match body.and_then(|start| Some(start + memchr::memchr(b']', &line[start..])? + 1)) {
+    let text = match body.and_then(|start| Some(start + memchr::memchr(b']', &line[start..])? + 1)) {
         Some(end) if line.get(end..).is_some_and(|rest| rest.starts_with(b" \"")) => {
             format!("{}… ({} octets in all)", abridged(&line[..end]), line.len())
         }
         _ => abridged(line),
+    };
+    Shown {
+        text,
+        octets: line.to_vec(),
     }
 }
 
 /// Only what no password can be.
-fn shown_of_client(line: &[u8], is_submission: bool) -> String {
+fn shown_of_client(line: &[u8], is_submission: bool) -> Shown {
     let (verb, rest) = match memchr::memchr(b' ', line) {
         Some(blank) => (&line[..blank], &line[blank..]),
         None => (line, &b""[..]),
@@ -302,34 +360,26 @@ fn shown_of_client(line: &[u8], is_submission: bool) -> String {
             b"STAT" | b"LIST" | b"RETR" | b"DELE" | b"TOP" | b"UIDL" | b"NOOP" | b"RSET" | b"LAST"
             | b"QUIT" | b"CAPA" | b"STLS" | b"UTF8",
         ) => match rest.iter().all(|octet| b" 0123456789".contains(octet)) {
-            true => abridged(rest),
-            false => format!(" {}", withheld(rest.len() - 1)),
+            true => return Shown::all(line),
+            false => withheld(rest.len() - 1),
         },
         (true, b"NOOP" | b"RSET" | b"QUIT" | b"DATA" | b"STARTTLS") if rest.is_empty() => {
-            String::new()
+            return Shown::all(line);
         }
-        (true, b"EHLO" | b"HELO") => abridged(rest),
-        (true, b"MAIL" | b"RCPT") if is_path(rest) => abridged(rest),
-        (true, b"BDAT") => abridged(rest),
+        (true, b"EHLO" | b"HELO" | b"BDAT") => return Shown::all(line),
+        (true, b"MAIL" | b"RCPT") if is_path(rest) => return Shown::all(line),
         (_, b"AUTH") => match rest.split(|octet| *octet == b' ').nth(1) {
-            None => String::new(),
-            Some(mechanism) if is_mechanism(mechanism) => {
-                format!(
-                    " {}{}",
-                    abridged(mechanism),
-                    if rest.len() > mechanism.len() + 1 {
-                        " ***"
-                    } else {
-                        ""
-                    }
-                )
+            None => return Shown::all(line),
+            Some(mechanism) if !is_mechanism(mechanism) => "***".to_owned(),
+            Some(mechanism) if rest.len() > mechanism.len() + 1 => {
+                format!("{} ***", abridged(mechanism))
             }
-            Some(_) => " ***".to_owned(),
+            Some(_) => return Shown::all(line),
         },
-        (false, b"USER" | b"PASS") => " ***".to_owned(),
-        _ => return withheld(line.len()),
+        (false, b"USER" | b"PASS") => "***".to_owned(),
+        _ => return Shown::told(withheld(line.len())),
     };
-    format!("{}{arguments}", abridged(verb))
+    Shown::told(format!("{} {arguments}", abridged(verb)))
 }
 
 fn is_mechanism(word: &[u8]) -> bool {
@@ -373,27 +423,29 @@ mod tests {
             ("BDAT 7 LAST", "(11 octets)", "BDAT 7 LAST"),
             ("DATA", "(4 octets)", "DATA"),
         ] {
-            assert_eq!(shown_of_client(line.as_bytes(), false), pop3, "{line}");
-            assert_eq!(shown_of_client(line.as_bytes(), true), submission, "{line}");
+            let shown = |is_submission| shown_of_client(line.as_bytes(), is_submission).text;
+            assert_eq!((&*shown(false), &*shown(true)), (pop3, submission), "{line}");
         }
     }
 
     #[test]
     fn of_an_upstream_no_body_is_shown() {
         let told = "* 1 FETCH (UID 1 BODY[HEADER] \"Subject: x\")";
-        let shown = shown_of_upstream(told.as_bytes());
+        let shown = shown_of_upstream(told.as_bytes()).text;
         assert_eq!(shown, "* 1 FETCH (UID 1 BODY[HEADER]… (43 octets in all)");
         let told = "* 1 FETCH (UID 1 BODY[] {12}";
-        assert_eq!(shown_of_upstream(told.as_bytes()), told);
+        assert_eq!(shown_of_upstream(told.as_bytes()).text, told);
     }
 
-    fn credential(login: &str) -> Credential {
-        let password = Secret::new(b"hunter2!".to_vec());
+    const PASSWORD: &str = "hunter2!";
+
+    fn credential(login: &str, password: &str) -> Credential {
+        let password = Secret::new(password.as_bytes().to_vec());
         Credential::password(login.as_bytes(), password).expect("sound")
     }
 
-    /// What is in the file after the sessions of two logins.
-    fn traced(octets_max: u64) -> String {
+    /// What is in the file after the sessions of two logins, whose upstream repeats the password.
+    fn traced(password: &str, octets_max: u64) -> String {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("trace");
         let login = "Joe@example.org".to_owned();
@@ -408,12 +460,12 @@ mod tests {
             let mut client = session.client_leg();
             client.said(b"+OK ready\r\n");
             client.heard(b"STAT");
-            session.identify(&credential(login));
+            session.identify(&credential(login, password));
             let mut upstream = session.upstream_leg();
             upstream.said(b"g1 LOGIN joe ");
             upstream.said_secret();
             upstream.said(b"\r\n");
-            upstream.heard(b"g1 NO wrong: hunter2!");
+            upstream.heard(format!("g1 NO wrong: {password}").as_bytes());
             client.said(b"+OK 12 octets\r\n");
             for _ in 0..2 {
                 upstream.heard_octets(6);
@@ -427,7 +479,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_login_is_told_of_from_its_greeting_on() {
         assert_eq!(
-            traced(10_000),
+            traced(PASSWORD, 10_000),
             "7f3a0001 0 S: +OK ready\n\
              7f3a0001 0 C: STAT\n\
              7f3a0001 0 c: g1 LOGIN joe ***\n\
@@ -442,10 +494,35 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_echo_is_found_whatever_it_looks_like_in_the_file() {
+        for password in ["it's'a'secret", "grün'ßä", "äöüß", "tab\tand\\"] {
+            let trace = traced(password, 10_000);
+            let withheld = "7f3a0001 0 s: (repeats the credential)\n";
+            assert!(trace.contains(withheld), "{password}: {trace}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_echo_to_the_client_before_its_login_is_left_out() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let settings = TraceSettings {
+            login: "joe".to_owned(),
+            file: folder.path().join("trace"),
+            octets_max: 10_000,
+        };
+        let trace = Arc::new(Trace::open(&settings).expect("opened"));
+        let session = trace.session("7f3a0001".to_owned(), true);
+        session.client_leg().heard("EHLO it's'ä".as_bytes());
+        session.identify(&credential("joe", "it's'ä"));
+        let trace = std::fs::read_to_string(&settings.file).expect("text");
+        assert_eq!(trace, "7f3a0001 0 S: (the connection ends)\n");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn the_file_has_its_limit() {
-        let all = traced(10_000);
+        let all = traced(PASSWORD, 10_000);
         for octets in [0, 1, 24, 30, 100] {
-            let part = traced(octets);
+            let part = traced(PASSWORD, octets);
             assert!(
                 part.len() as u64 <= octets && all.starts_with(&part),
                 "{part}"
