@@ -333,17 +333,29 @@ fn abridged(text: &[u8]) -> String {
 
 /// All but what a quoted string may hold of a message.
 fn shown_of_upstream(line: &[u8]) -> Shown {
-    let body = memchr::memmem::find(line, b"BODY[");
-    let text = match body.and_then(|start| Some(start + memchr::memchr(b']', &line[start..])? + 1)) {
-        Some(end) if line.get(end..).is_some_and(|rest| rest.starts_with(b" \"")) => {
-            format!("{}… ({} octets in all)", abridged(&line[..end]), line.len())
-        }
-        _ => abridged(line),
+    let mut sections = memchr::memmem::find_iter(line, b"BODY[")
+        .filter_map(|start| Some(start + memchr::memchr(b']', &line[start..])? + 1));
+    let text = match sections.find(|end| is_quoted_content(&line[*end..])) {
+        Some(end) => format!("{}… ({} octets in all)", abridged(&line[..end]), line.len()),
+        None => abridged(line),
     };
     Shown {
         text,
         octets: line.to_vec(),
     }
+}
+
+/// What follows `BODY[…]`: `["<" number ">"] SP quoted` (RFC 3501 §9)
+fn is_quoted_content(rest: &[u8]) -> bool {
+    let origin_octet = rest.strip_prefix(b"<").map(|origin| {
+        let digits = origin.iter().take_while(|octet| octet.is_ascii_digit());
+        &origin[digits.count()..]
+    });
+    let content = match origin_octet {
+        Some(behind) => behind.strip_prefix(b">").unwrap_or(behind),
+        None => rest,
+    };
+    content.starts_with(b" \"")
 }
 
 /// Only what no password can be.
@@ -424,15 +436,28 @@ mod tests {
             ("DATA", "(4 octets)", "DATA"),
         ] {
             let shown = |is_submission| shown_of_client(line.as_bytes(), is_submission).text;
-            assert_eq!((&*shown(false), &*shown(true)), (pop3, submission), "{line}");
+            assert_eq!(
+                (&*shown(false), &*shown(true)),
+                (pop3, submission),
+                "{line}"
+            );
         }
     }
 
     #[test]
     fn of_an_upstream_no_body_is_shown() {
-        let told = "* 1 FETCH (UID 1 BODY[HEADER] \"Subject: x\")";
-        let shown = shown_of_upstream(told.as_bytes()).text;
-        assert_eq!(shown, "* 1 FETCH (UID 1 BODY[HEADER]… (43 octets in all)");
+        for (told, expected) in [
+            (
+                "* 1 FETCH (UID 1 BODY[HEADER] \"Subject: x\")",
+                "* 1 FETCH (UID 1 BODY[HEADER]… (43 octets in all)",
+            ),
+            (
+                "* 1 FETCH (UID 1 BODY[]<0> \"Subject: x\")",
+                "* 1 FETCH (UID 1 BODY[]… (40 octets in all)",
+            ),
+        ] {
+            assert_eq!(shown_of_upstream(told.as_bytes()).text, expected);
+        }
         let told = "* 1 FETCH (UID 1 BODY[] {12}";
         assert_eq!(shown_of_upstream(told.as_bytes()).text, told);
     }
