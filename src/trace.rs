@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
@@ -22,6 +22,9 @@ const LINE_SHOWN_MAX: usize = 200;
 
 /// Octets kept of what was said before it is known who says it.
 const PENDING_OCTETS_MAX: usize = 8 * 1024;
+
+/// What a mode grants to whoever is not the owner of a file.
+const OTHERS: u32 = 0o077;
 
 /// The file, and for whom it is.
 pub struct Trace {
@@ -38,7 +41,7 @@ impl Trace {
     /// Opens the file, for its owner alone.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When it cannot be written, or is there already and others than its owner may read or write it.
     pub fn open(settings: &TraceSettings) -> io::Result<Self> {
         let path = &settings.file;
         let explain = |error: io::Error| {
@@ -47,7 +50,18 @@ impl Trace {
         let mut options = OpenOptions::new();
         options.create(true).append(true).mode(0o600);
         let file = options.open(path).map_err(explain)?;
-        let octets = file.metadata().map_err(explain)?.len();
+        let metadata = file.metadata().map_err(explain)?;
+        let mode = metadata.permissions().mode() & 0o7777;
+        if mode & OTHERS != 0 {
+            let what = format!(
+                "its mode is {mode:o}; others may read or write it: chmod 600 it, or name another"
+            );
+            return Err(explain(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                what,
+            )));
+        }
+        let octets = metadata.len();
         info!(login = settings.login, file = %path.display(), "what this login's sessions say is written to a file");
         Ok(Self {
             login: settings.login.to_lowercase(),
@@ -407,6 +421,9 @@ fn is_path(rest: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::path::Path;
+
     use super::*;
     use crate::secret::Secret;
 
@@ -469,16 +486,18 @@ mod tests {
         Credential::password(login.as_bytes(), password).expect("sound")
     }
 
+    fn settings(folder: &Path, octets_max: u64) -> TraceSettings {
+        TraceSettings {
+            login: "Joe@example.org".to_owned(),
+            file: folder.join("trace"),
+            octets_max,
+        }
+    }
+
     /// What is in the file after the sessions of two logins, whose upstream repeats the password.
     fn traced(password: &str, octets_max: u64) -> String {
         let folder = tempfile::tempdir().expect("a folder");
-        let file = folder.path().join("trace");
-        let login = "Joe@example.org".to_owned();
-        let settings = TraceSettings {
-            login,
-            file,
-            octets_max,
-        };
+        let settings = settings(folder.path(), octets_max);
         let trace = Arc::new(Trace::open(&settings).expect("opened"));
         for login in ["joe@example.org", "ann@example.org"] {
             let session = trace.session("7f3a0001".to_owned(), false);
@@ -530,17 +549,30 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_echo_to_the_client_before_its_login_is_left_out() {
         let folder = tempfile::tempdir().expect("a folder");
-        let settings = TraceSettings {
-            login: "joe".to_owned(),
-            file: folder.path().join("trace"),
-            octets_max: 10_000,
-        };
+        let settings = settings(folder.path(), 10_000);
         let trace = Arc::new(Trace::open(&settings).expect("opened"));
         let session = trace.session("7f3a0001".to_owned(), true);
         session.client_leg().heard("EHLO it's'ä".as_bytes());
-        session.identify(&credential("joe", "it's'ä"));
+        session.identify(&credential("joe@example.org", "it's'ä"));
         let trace = std::fs::read_to_string(&settings.file).expect("text");
         assert_eq!(trace, "7f3a0001 0 S: (the connection ends)\n");
+    }
+
+    #[test]
+    fn a_file_that_others_may_read_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let settings = settings(folder.path(), 10_000);
+        let link = folder.path().join("elsewhere");
+        std::fs::write(&link, "").expect("written");
+        std::os::unix::fs::symlink(&link, &settings.file).expect("linked");
+        for (mode, is_taken) in [(0o644, false), (0o620, false), (0o600, true)] {
+            std::fs::set_permissions(&link, Permissions::from_mode(mode)).expect("ours");
+            let opened = Trace::open(&settings);
+            assert_eq!(opened.is_ok(), is_taken, "{mode:o}");
+            if let Err(error) = opened {
+                assert!(error.to_string().contains("chmod 600"), "{error}");
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]
