@@ -160,9 +160,12 @@ pub async fn run(config: Config, edge: Edge) -> io::Result<()> {
             supervisor::notify(Notice::Stopping);
         }
     });
-    let drained = server::run(listeners, current, edge.shutdown).await;
+    let drained = server::run(listeners, current.clone(), edge.shutdown).await;
     let copies = &gateway.submission.copies;
     copies.finish(drained - Instant::now()).await;
+    if let Some(trace) = &current.gateway().trace {
+        trace.flush().await;
+    }
     info!("all sessions have ended");
     Ok(())
 }

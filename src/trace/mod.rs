@@ -4,15 +4,16 @@
 //! Of what a client says, only what is known to be harmless is shown, so that a password which was typed in
 //! a wrong place stays hidden; of the rest, how much it was. No line is shown that repeats the credential.
 
+mod file;
+
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::info;
 
+use self::file::TraceFile;
 use crate::config::TraceSettings;
 use crate::line_stream::Tap;
 use crate::sasl::Credential;
@@ -23,53 +24,38 @@ const LINE_SHOWN_MAX: usize = 200;
 /// Octets kept of what was said before it is known who says it.
 const PENDING_OCTETS_MAX: usize = 8 * 1024;
 
-/// What a mode grants to whoever is not the owner of a file.
-const OTHERS: u32 = 0o077;
-
 /// The file, and for whom it is.
 pub struct Trace {
+    settings: TraceSettings,
+    /// In small letters.
     login: String,
-    sink: Mutex<Sink>,
-}
-
-struct Sink {
-    file: File,
-    octets_left: u64,
+    file: TraceFile,
 }
 
 impl Trace {
-    /// Opens the file, for its owner alone.
+    /// Opens the file, for its owner alone. That may take as long as a disk does.
     ///
     /// # Errors
     /// When it cannot be written, or is there already and others than its owner may read or write it.
     pub fn open(settings: &TraceSettings) -> io::Result<Self> {
-        let path = &settings.file;
-        let explain = |error: io::Error| {
-            io::Error::new(error.kind(), format!("[trace] {}: {error}", path.display()))
-        };
-        let mut options = OpenOptions::new();
-        options.create(true).append(true).mode(0o600);
-        let file = options.open(path).map_err(explain)?;
-        let metadata = file.metadata().map_err(explain)?;
-        let mode = metadata.permissions().mode() & 0o7777;
-        if mode & OTHERS != 0 {
-            let what = format!(
-                "its mode is {mode:o}; others may read or write it: chmod 600 it, or name another"
-            );
-            return Err(explain(io::Error::new(
-                io::ErrorKind::PermissionDenied,
-                what,
-            )));
-        }
-        let octets = metadata.len();
-        info!(login = settings.login, file = %path.display(), "what this login's sessions say is written to a file");
+        let file = TraceFile::open(settings)?;
+        let path = settings.file.display();
+        info!(login = settings.login, file = %path, "what this login's sessions say is written to a file");
         Ok(Self {
+            settings: settings.clone(),
             login: settings.login.to_lowercase(),
-            sink: Mutex::new(Sink {
-                file,
-                octets_left: settings.octets_max.saturating_sub(octets),
-            }),
+            file,
         })
+    }
+
+    /// Whether these would open the same again.
+    pub fn is_by(&self, settings: &TraceSettings) -> bool {
+        self.settings == *settings
+    }
+
+    /// Waits until what was said by now is written, but not for long.
+    pub async fn flush(&self) {
+        self.file.flush().await;
     }
 
     /// For a session that begins; `name` is its reference.
@@ -80,25 +66,8 @@ impl Trace {
             started: Instant::now(),
             is_submission,
             identified: Identified::NotYet(Pending::default()),
+            login: Login::Unproven { octets: 0 },
         })))
-    }
-
-    /// A line of the file. That it cannot be written is no session's trouble.
-    fn write(&self, line: &str) {
-        let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
-        let octets = line.len() as u64;
-        if sink.octets_left == 0 {
-            return;
-        }
-        if octets > sink.octets_left {
-            sink.octets_left = 0;
-            info!("the trace has become as large as it may");
-        } else if let Err(error) = sink.file.write_all(line.as_bytes()) {
-            sink.octets_left = 0;
-            warn!(%error, "the trace ends here: it cannot be written");
-        } else {
-            sink.octets_left -= octets;
-        }
     }
 }
 
@@ -112,6 +81,16 @@ struct Recorder {
     started: Instant,
     is_submission: bool,
     identified: Identified,
+    login: Login,
+}
+
+/// Whether the upstream has accepted what the client logged in with.
+enum Login {
+    /// It has written so much so far.
+    Unproven {
+        octets: u64,
+    },
+    Proven,
 }
 
 /// Who is speaking.
@@ -190,9 +169,21 @@ impl SessionTrace {
         {
             for (beginning, shown) in said.lines {
                 if !credential.is_echoed_in(&shown.octets) {
-                    recorder.trace.write(&line(&beginning, &shown.text));
+                    recorder.put(line(&beginning, &shown.text));
                 }
             }
+        }
+    }
+
+    /// The upstream has accepted the login.
+    pub fn accepted(&self) {
+        let recorder = &mut *self.recorder();
+        // Who has another login has proved nothing of this one.
+        if let Identified::AsWanted(_) = recorder.identified
+            && let Login::Unproven { octets } =
+                std::mem::replace(&mut recorder.login, Login::Proven)
+        {
+            recorder.trace.file.give_back(octets);
         }
     }
 
@@ -226,11 +217,18 @@ impl Recorder {
             Identified::AsWanted(credential) => {
                 let text = match credential.is_echoed_in(&shown.octets) {
                     true => "(repeats the credential)",
-                    false => &shown.text,
+                    false => shown.text.as_str(),
                 };
-                self.trace.write(&line(&beginning, text));
+                self.put(line(&beginning, text));
             }
             Identified::AsSomebodyElse => {}
+        }
+    }
+
+    fn put(&mut self, line: String) {
+        match &mut self.login {
+            Login::Unproven { octets } => *octets += self.trace.file.write_within_share(line),
+            Login::Proven => self.trace.file.write(line),
         }
     }
 }
@@ -422,6 +420,7 @@ fn is_path(rest: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
 
     use super::*;
@@ -495,7 +494,7 @@ mod tests {
     }
 
     /// What is in the file after the sessions of two logins, whose upstream repeats the password.
-    fn traced(password: &str, octets_max: u64) -> String {
+    async fn traced(password: &str, octets_max: u64) -> String {
         let folder = tempfile::tempdir().expect("a folder");
         let settings = settings(folder.path(), octets_max);
         let trace = Arc::new(Trace::open(&settings).expect("opened"));
@@ -509,7 +508,8 @@ mod tests {
             upstream.said(b"g1 LOGIN joe ");
             upstream.said_secret();
             upstream.said(b"\r\n");
-            upstream.heard(format!("g1 NO wrong: {password}").as_bytes());
+            upstream.heard(format!("g1 OK so it is {password}").as_bytes());
+            session.accepted();
             client.said(b"+OK 12 octets\r\n");
             for _ in 0..2 {
                 upstream.heard_octets(6);
@@ -517,13 +517,21 @@ mod tests {
             }
             client.said(b".\r\n");
         }
-        std::fs::read_to_string(&settings.file).expect("text")
+        written(&trace).await
+    }
+
+    /// The thread that writes knows nothing of a paused clock.
+    async fn written(trace: &Trace) -> String {
+        tokio::time::resume();
+        trace.flush().await;
+        tokio::time::pause();
+        std::fs::read_to_string(&trace.settings.file).expect("text")
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_login_is_told_of_from_its_greeting_on() {
         assert_eq!(
-            traced(PASSWORD, 10_000),
+            traced(PASSWORD, 10_000).await,
             "7f3a0001 0 S: +OK ready\n\
              7f3a0001 0 C: STAT\n\
              7f3a0001 0 c: g1 LOGIN joe ***\n\
@@ -539,23 +547,25 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_echo_is_found_whatever_it_looks_like_in_the_file() {
-        for password in ["it's'a'secret", "grün'ßä", "äöüß", "tab\tand\\"] {
-            let trace = traced(password, 10_000);
+        for password in ["it's'a'pass'w", "grün'ßä", "äöüß", "tab\tand\\"] {
+            let trace = traced(password, 10_000).await;
             let withheld = "7f3a0001 0 s: (repeats the credential)\n";
             assert!(trace.contains(withheld), "{password}: {trace}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_echo_to_the_client_before_its_login_is_left_out() {
+    async fn a_password_that_was_typed_as_a_name_is_left_out() {
         let folder = tempfile::tempdir().expect("a folder");
         let settings = settings(folder.path(), 10_000);
         let trace = Arc::new(Trace::open(&settings).expect("opened"));
         let session = trace.session("7f3a0001".to_owned(), true);
         session.client_leg().heard("EHLO it's'ä".as_bytes());
         session.identify(&credential("joe@example.org", "it's'ä"));
-        let trace = std::fs::read_to_string(&settings.file).expect("text");
-        assert_eq!(trace, "7f3a0001 0 S: (the connection ends)\n");
+        assert_eq!(
+            written(&trace).await,
+            "7f3a0001 0 S: (the connection ends)\n"
+        );
     }
 
     #[test]
@@ -577,13 +587,59 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_file_has_its_limit() {
-        let all = traced(PASSWORD, 10_000);
+        let all = traced(PASSWORD, 10_000).await;
         for octets in [0, 1, 24, 30, 100] {
-            let part = traced(PASSWORD, octets);
+            let part = traced(PASSWORD, octets).await;
+            let mut lines = part.split_inclusive('\n');
             assert!(
-                part.len() as u64 <= octets && all.starts_with(&part),
+                part.len() as u64 <= octets && lines.all(|line| all.contains(line)),
                 "{part}"
             );
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_only_types_the_login_gets_a_share() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let settings = settings(folder.path(), 1600);
+        let trace = Arc::new(Trace::open(&settings).expect("opened"));
+        let attempt = |login, name: &str| {
+            let session = trace.session(name.to_owned(), false);
+            session.client_leg().heard(b"CAPA");
+            session.identify(&credential(login, PASSWORD));
+            session
+        };
+        for _ in 0..100 {
+            let session = attempt("joe@example.org", "stranger");
+            // A login of the stranger's own changes nothing.
+            session.identify(&credential("ann@example.org", PASSWORD));
+            session.accepted();
+        }
+        let full = written(&trace).await;
+        assert!(!full.is_empty() && full.len() <= 200, "{full}");
+
+        let session = attempt("joe@example.org", "joe");
+        session.accepted();
+        session.client_leg().heard(b"STAT");
+        let more = written(&trace).await;
+        assert!(
+            more.starts_with(&full) && more.contains("joe 0 C: STAT\n"),
+            "{more}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_logs_in_takes_nothing_of_the_share() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let settings = settings(folder.path(), 4000);
+        let trace = Arc::new(Trace::open(&settings).expect("opened"));
+        for _ in 0..20 {
+            let session = trace.session("joe".to_owned(), false);
+            session.client_leg().heard(b"CAPA");
+            session.identify(&credential("joe@example.org", PASSWORD));
+            session.accepted();
+        }
+        let all = "joe 0 C: CAPA\njoe 0 S: (the connection ends)\n".repeat(20);
+        assert_eq!(written(&trace).await, all);
     }
 }

@@ -375,6 +375,9 @@ pub(super) async fn connect(
         connection.tap(trace.upstream_leg());
     }
     connection.authenticate(credential).await?;
+    if let Some(trace) = trace {
+        trace.accepted();
+    }
     Ok(connection)
 }
 
