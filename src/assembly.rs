@@ -32,6 +32,7 @@ pub fn gateway(
         memory: Arc::default(),
         listings: Arc::new(Listings::new(config.listing_cache_octets)),
         copies: SentCopies::new(config.limits.spool_octets),
+        trace: None,
         draining,
         drained: CancellationToken::new(),
     };
@@ -52,6 +53,7 @@ pub(crate) fn following(before: &Gateway, config: &Config) -> io::Result<Arc<Gat
         memory: before.memory.clone(),
         listings: before.listings.clone(),
         copies: before.submission.copies.clone(),
+        trace: before.trace.clone(),
         draining: before.draining.clone(),
         drained: before.drained.clone(),
     };
@@ -79,6 +81,8 @@ struct Common {
     memory: Arc<Memory>,
     listings: Arc<Listings>,
     copies: SentCopies,
+    /// Unless its settings are others.
+    trace: Option<Arc<Trace>>,
     draining: CancellationToken,
     drained: CancellationToken,
 }
@@ -118,7 +122,14 @@ fn assemble(config: &Config, common: Common, accounts: Accounts) -> io::Result<A
         true => None,
         false => Some(Certificates::read(config.tls.clone()).map_err(io::Error::other)?),
     };
-    let trace = config.trace.as_ref().map(Trace::open).transpose()?;
+    let trace = match &config.trace {
+        None => None,
+        // What was written counts as long as it is the same trace.
+        Some(settings) => match common.trace.filter(|trace| trace.is_by(settings)) {
+            Some(trace) => Some(trace),
+            None => Some(Arc::new(Trace::open(settings)?)),
+        },
+    };
     // More would take descriptors that there are not.
     let connections = server::connections_max(config.limits.connections);
     common.metrics.set_connections_limit(connections);
@@ -146,7 +157,7 @@ fn assemble(config: &Config, common: Common, accounts: Accounts) -> io::Result<A
             tls: acceptor(Alpn::Submission),
             copies: common.copies,
         },
-        trace: trace.map(Arc::new),
+        trace,
         certificates,
         draining: common.draining,
         drained: common.drained,
