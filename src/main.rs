@@ -11,6 +11,7 @@ use std::io::{self, IsTerminal, Write};
 use std::panic;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use popgate::Edge;
@@ -27,6 +28,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command, ConfigFile, LogFormat, Serve};
 use crate::log_writer::{Flush, LogWriter};
+
+/// So long the end waits for threads that wait for the system.
+const BLOCKED_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The exit codes that scripts may rely on.
 mod exit {
@@ -170,16 +174,14 @@ where
     };
     let shutdown = CancellationToken::new();
     let daemon = daemon(shutdown.clone());
-    let outcome = Runtime::new().and_then(|runtime| {
-        runtime.block_on(async {
-            // Before the first listener, so that no signal finds the default action.
-            let signals = (
-                signal(SignalKind::terminate())?,
-                signal(SignalKind::interrupt())?,
-            );
-            tokio::spawn(cancel_on_signal(signals, shutdown));
-            Ok(daemon.await)
-        })
+    let outcome = on_runtime(async {
+        // Before the first listener, so that no signal finds the default action.
+        let signals = (
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+        );
+        tokio::spawn(cancel_on_signal(signals, shutdown));
+        Ok(daemon.await)
     });
     let problem = match outcome {
         Ok(Ok(())) => return ExitCode::SUCCESS,
@@ -189,6 +191,15 @@ where
     // `eprintln!` would panic when nobody reads it.
     let _ = writeln!(io::stderr(), "popgate: {problem}");
     ExitCode::from(exit::OTHER)
+}
+
+/// What the system does not come back from, as a look-up of a name or a file on a disk that hangs, is left
+/// behind.
+fn on_runtime<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let runtime = Runtime::new()?;
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_timeout(BLOCKED_PATIENCE);
+    outcome
 }
 
 async fn cancel_on_signal(signals: (Signal, Signal), shutdown: CancellationToken) {
@@ -241,8 +252,7 @@ fn check_online(config: &Config, login: Option<&str>) -> ExitCode {
             return ExitCode::from(exit::USAGE);
         }
     };
-    let reports =
-        Runtime::new().and_then(|runtime| runtime.block_on(check::online(config, credential)));
+    let reports = on_runtime(check::online(config, credential));
     let reports = match reports {
         Ok(reports) => reports,
         Err(problem) => {

@@ -3,10 +3,14 @@
 use std::fs::{self, File};
 use std::io;
 use std::net::TcpStream;
-use std::process::Stdio;
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::process::{Connection, PATIENCE, Popgate, Setting, get, wait_for};
+
+/// Of open(2), on Linux.
+const O_NONBLOCK: i32 = 0o4000;
 
 /// SECURITY O1, O2
 #[test]
@@ -75,6 +79,28 @@ fn a_second_signal_ends_it_now() {
     assert_eq!(popgate.wait().code(), Some(1));
     // Not after `drain`, which is 45 s.
     assert!(began.elapsed() < Duration::from_secs(30));
+}
+
+/// As where a disk hangs, or a name server says nothing: a thread waits, for ever.
+#[test]
+fn it_ends_although_a_thread_does_not() {
+    let mut popgate = Popgate::start(&Setting {
+        sections: "[timeouts]\nshutdown_delay = \"0s\"\n",
+        ..Setting::default()
+    });
+    let config = popgate.folder.path().join("popgate.toml");
+    fs::remove_file(&config).expect("there");
+    let made = Command::new("mkfifo").arg(&config).status();
+    assert!(made.expect("mkfifo runs").success());
+    popgate.signal("HUP");
+    // That succeeds as soon as somebody reads; there is never anything to be read.
+    let mut options = File::options();
+    options.write(true).custom_flags(O_NONBLOCK);
+    let writer = wait_for(|| options.open(&config).ok());
+    assert!(writer.is_some(), "the settings are not read");
+    popgate.signal("TERM");
+    popgate.wait_for_log("all sessions have ended");
+    assert_eq!(popgate.wait().code(), Some(0));
 }
 
 const RELOADED: &str = "popgate_config_last_reload_successful";
@@ -205,7 +231,7 @@ fn a_key_that_is_missing_is_named() -> io::Result<()> {
         "[tls]\ncertificate = \"a.crt\"\nprivate_key = \"a.key\"\n\
          [upstream.default]\nimap = \"imap://127.0.0.1:9\"\n",
     )?;
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_popgate"))
+    let output = Command::new(env!("CARGO_BIN_EXE_popgate"))
         .arg("serve")
         .current_dir(folder.path())
         .env_clear()
