@@ -45,7 +45,10 @@ mod exit {
 }
 
 fn main() -> ExitCode {
-    panic::set_hook(Box::new(tell_panic));
+    // Not `eprintln!`, which panics when nobody reads.
+    panic::set_hook(Box::new(|panic| {
+        let _ = io::stderr().write_all(told(panic).as_bytes());
+    }));
     let cli = Cli::parse();
     popgate::tls::install_provider();
     match cli.command {
@@ -74,16 +77,14 @@ fn main() -> ExitCode {
 }
 
 /// Where it was, and why if that is a text of ours. A formatted reason may hold what was being worked on.
-fn tell_panic(panic: &panic::PanicHookInfo<'_>) {
+fn told(panic: &panic::PanicHookInfo<'_>) -> String {
     let reason = panic.payload().downcast_ref::<&'static str>();
     let reason = reason.unwrap_or(&"its reason is withheld, since it may hold a secret");
     let place = panic.location().map(ToString::to_string);
     let place = place.unwrap_or_default();
-    // Not `eprintln!`, which panics when nobody reads.
-    let _ = writeln!(
-        io::stderr(),
-        "popgate panicked at {place}: {reason}; this is a mistake in popgate, please report it"
-    );
+    format!(
+        "popgate panicked at {place}: {reason}; this is a mistake in popgate, please report it\n"
+    )
 }
 
 fn serve(log_format: LogFormat, arguments: Serve) -> ExitCode {
@@ -230,6 +231,9 @@ fn start_logging(format: LogFormat) -> Result<Flush, String> {
     let colour = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();
     let (writer, flush) =
         LogWriter::to(io::stderr()).map_err(|error| format!("no thread for the log: {error}"))?;
+    let panics = writer.clone();
+    // The log may be a pipe that nobody empties, and a session that panics must end nevertheless.
+    panic::set_hook(Box::new(move |panic| panics.put(told(panic).into_bytes())));
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(writer)
