@@ -16,7 +16,7 @@
 //! | [`config`] | what the operator decided, validated; only reader of environment and secret files | `maildrop`, `sasl`, `secret`, `tls` |
 //! | [`server`] | accept, permits, implicit TLS, drain | `account`, `failure`, `line_stream`, `metrics`, `proxy_protocol`, `session`, `tls` |
 //! | [`assembly`] | what sessions share, put together from settings | `account`, `config`, `metrics`, `server`, `session`, `state`, `tls`, `trace`, `upstream` |
-//! | [`reload`] | other settings and certificates in the place of those before | `assembly`, `config`, `failure`, `server`, `session`, `supervisor`, `upstream` |
+//! | [`reload`] | other settings and certificates in the place of those before | `assembly`, `config`, `failure`, `server`, `session`, `supervisor`, `tls`, `upstream` |
 //! | [`proxy_protocol`] | what a balancer says first | |
 //! | [`supervisor`] | what systemd hands over and is told | `server` |
 //! | [`session`] | the conversations; where client and upstream meet | `account`, `clock`, `config`, `failure`, `imap`, `line_stream`, `maildrop`, `metrics`, `pop3`, `sasl`, `secret`, `smtp`, `spool`, `state`, `tls`, `trace`, `upstream` |

@@ -16,6 +16,7 @@ use crate::failure::Failure;
 use crate::server::{Current, Listener, Security};
 use crate::session::Gateway;
 use crate::supervisor::{self, Notice};
+use crate::tls::Certificates;
 use crate::upstream::Upstream;
 
 /// Pause between two attempts to get to know an upstream that cannot be reached.
@@ -53,24 +54,41 @@ impl Shown {
 
 /// Reads certificates again when their files change.
 pub(crate) async fn watch_certificates(current: Arc<Current>, shown: Shown) {
+    // A file that stays as it is is complained of once.
+    let mut complaint = None;
     loop {
         sleep(CERTIFICATES_PAUSE).await;
-        let gateway = current.gateway();
-        let Some(certificates) = gateway.certificates.clone() else {
+        let Some(certificates) = current.gateway().certificates.clone() else {
             continue;
         };
-        let reread = spawn_blocking(move || certificates.reread_if_changed()).await;
-        match reread {
-            Ok(Some(Ok(()))) => info!("certificates have been read again"),
-            Ok(Some(Err(problem))) => {
-                error!(%problem, "certificates cannot be used; those before stay");
-                gateway.metrics.certificates_reread(false);
-                continue;
-            }
-            Ok(None) | Err(_) => continue,
+        let reread = spawn_blocking({
+            let certificates = certificates.clone();
+            move || certificates.reread_if_changed()
+        });
+        let reread = reread.await;
+        // Settings that were read meanwhile may have others, which were read with them.
+        let gateway = current.gateway();
+        let are_shown = |now: &Arc<Certificates>| Arc::ptr_eq(now, &certificates);
+        if !gateway.certificates.as_ref().is_some_and(are_shown) {
+            complaint = None;
+            continue;
         }
-        gateway.metrics.certificates_reread(true);
-        shown.expiry(&gateway);
+        match reread {
+            Ok(Some(Ok(()))) => {
+                info!("certificates have been read again");
+                complaint = None;
+                gateway.metrics.certificates_reread(true);
+                shown.expiry(&gateway);
+            }
+            Ok(Some(Err(problem))) => {
+                gateway.metrics.certificates_reread(false);
+                if complaint.as_ref() != Some(&problem) {
+                    error!(%problem, "certificates cannot be used; those before stay");
+                    complaint = Some(problem);
+                }
+            }
+            Ok(None) | Err(_) => {}
+        }
     }
 }
 
@@ -146,8 +164,8 @@ impl Reloading {
         for (key, _) in differs.iter().filter(|(_, differs)| *differs) {
             warn!(key, "this setting takes effect with a restart only");
         }
+        self.current.replace(gateway.clone());
         self.shown.expiry(&gateway);
-        self.current.replace(gateway);
         self.config = config;
         self.get_acquainted();
         Ok(())
