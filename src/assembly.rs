@@ -20,7 +20,7 @@ use crate::upstream::{Dial, TcpDialer, Upstream};
 /// Puts together what sessions share.
 ///
 /// # Errors
-/// When a certificate cannot be read.
+/// When the roots for an upstream or a certificate cannot be read, or the file of the trace not be written.
 pub fn gateway(
     config: &Config,
     dialer: Arc<dyn Dial>,
@@ -45,9 +45,12 @@ pub fn gateway(
     assemble(config, common, accounts)
 }
 
-/// The same with other settings, and with all that is known, counted and under way.
+/// The same with other settings, and with all that is known, counted and under way. Files are read meanwhile,
+/// which may take as long as a disk does.
+///
+/// # Errors
+/// As [`gateway`].
 pub(crate) fn following(before: &Gateway, config: &Config) -> io::Result<Arc<Gateway>> {
-    before.metrics.add_upstreams(&upstream_names(config));
     let common = Common {
         metrics: before.metrics.clone(),
         memory: before.memory.clone(),
@@ -87,7 +90,8 @@ struct Common {
     drained: CancellationToken,
 }
 
-fn upstream_names(config: &Config) -> Vec<&str> {
+/// As metrics call them.
+pub(crate) fn upstream_names(config: &Config) -> Vec<&str> {
     let upstreams = config.upstreams.iter();
     upstreams.map(|upstream| &*upstream.name).collect()
 }

@@ -5,6 +5,8 @@
 
 mod label;
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prometheus::{
@@ -40,6 +42,8 @@ pub const LISTENERS: [&str; 4] = ["pop3", "pop3s", "smtp", "smtps"];
 /// All families, and the registry that `/metrics` prints.
 pub struct Metrics {
     registry: Registry,
+    /// Those of the settings; of others none is said to be down, although sessions may still use them.
+    upstreams: Mutex<BTreeSet<String>>,
     ready: IntGaugeVec,
     connections_limit: IntGaugeVec,
     build_info: IntGaugeVec,
@@ -106,6 +110,7 @@ impl Metrics {
             oauth_refresh: families.counter("oauth_refresh_total", "Access tokens that were asked for with a refresh token.", &["upstream", "result"])?,
             accounts: families.gauge("accounts", "Accounts that popgate keeps itself.", &["state"])?,
             registry: families.0,
+            upstreams: Mutex::default(),
         };
         metrics.initialize(upstreams, outcomes);
         #[cfg(target_os = "linux")]
@@ -170,14 +175,27 @@ impl Metrics {
         for state in ["active", "disconnected"] {
             self.accounts.with_label_values(&[state]);
         }
-        self.add_upstreams(upstreams);
+        self.replace_upstreams(upstreams);
     }
 
-    /// Settings that were read again may have others.
-    pub fn add_upstreams(&self, upstreams: &[&str]) {
+    /// Settings that were read again may have others. What was counted of those before stays.
+    pub fn replace_upstreams(&self, upstreams: &[&str]) {
+        let names = upstreams.iter().map(ToString::to_string).collect();
+        let mut known = self.upstreams();
+        for gone in known.difference(&names) {
+            // The only error is that there is none.
+            let _ = self.upstream_up.remove_label_values(&[gone]);
+        }
+        *known = names;
         for upstream in upstreams {
             self.initialize_upstream(upstream);
         }
+    }
+
+    fn upstreams(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.upstreams
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn initialize_upstream(&self, upstream: &str) {
@@ -234,6 +252,12 @@ impl Metrics {
         self.certificate_expiry
             .with_label_values(&[listener])
             .set(i64::try_from(expires).unwrap_or(i64::MAX));
+    }
+
+    /// A listener shows no certificates any more.
+    pub fn no_certificate(&self, listener: &str) {
+        // The only error is that it never did.
+        let _ = self.certificate_expiry.remove_label_values(&[listener]);
     }
 
     /// The files of certificates had changed.
@@ -357,9 +381,11 @@ impl Metrics {
 
     /// All services of an upstream could be reached when that was last tried, or not.
     pub fn set_upstream_up(&self, upstream: &str, up: bool) {
-        self.upstream_up
-            .with_label_values(&[upstream])
-            .set(i64::from(up));
+        if self.upstreams().contains(upstream) {
+            self.upstream_up
+                .with_label_values(&[upstream])
+                .set(i64::from(up));
+        }
     }
 
     /// An upstream failed.
@@ -459,6 +485,27 @@ impl Drop for OpenGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn count(metrics: &Metrics, name: &str) -> usize {
+        let families = metrics.registry().gather();
+        let family = families.iter().find(|family| family.name() == name);
+        family.map_or(0, |family| family.get_metric().len())
+    }
+
+    #[test]
+    fn what_is_gone_is_neither_down_nor_expires() {
+        let metrics = Metrics::new(&["old", "other"], &["quit"]).expect("sound families");
+        metrics.set_upstream_up("old", true);
+        metrics.certificate_expiry("pop3", 1);
+        metrics.replace_upstreams(&["other", "new"]);
+        metrics.no_certificate("pop3");
+        metrics.no_certificate("pop3s");
+        // A session that began before connects once more.
+        metrics.set_upstream_up("old", false);
+        assert_eq!(count(&metrics, "popgate_upstream_up"), 2);
+        let expiry = "popgate_tls_certificate_expiry_timestamp_seconds";
+        assert_eq!(count(&metrics, expiry), 0);
+    }
 
     #[test]
     fn every_series_is_there_from_the_start() {
