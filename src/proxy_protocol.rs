@@ -26,8 +26,8 @@ const BEGINNING_OCTETS: usize = 12;
 pub enum Source {
     /// This client's.
     Client(IpAddr),
-    /// The balancer's own, as when it looks whether we live, or one of which it does not know more.
-    Balancer,
+    /// Somebody's, of whom the balancer does not know more; or its own, as when it looks whether we live.
+    Unknown,
 }
 
 /// Reads a header.
@@ -74,18 +74,19 @@ fn parse_v1(header: &[u8]) -> Option<Source> {
     Some(match header.addresses {
         v1::Addresses::Tcp4(addresses) => client(addresses.source_address),
         v1::Addresses::Tcp6(addresses) => client(addresses.source_address),
-        v1::Addresses::Unknown => Source::Balancer,
+        v1::Addresses::Unknown => Source::Unknown,
     })
 }
 
 fn parse_v2(header: &[u8]) -> Option<Source> {
     let header = v2::Header::try_from(header).ok()?;
     match (header.command, header.protocol, header.addresses) {
-        (v2::Command::Local, ..) => Some(Source::Balancer),
+        // Most likely its own, which proves nothing of who speaks.
+        (v2::Command::Local, ..) => Some(Source::Unknown),
         (_, v2::Protocol::Datagram, _) => None,
         (_, _, v2::Addresses::IPv4(addresses)) => Some(client(addresses.source_address)),
         (_, _, v2::Addresses::IPv6(addresses)) => Some(client(addresses.source_address)),
-        (_, _, v2::Addresses::Unspecified | v2::Addresses::Unix(_)) => Some(Source::Balancer),
+        (_, _, v2::Addresses::Unspecified | v2::Addresses::Unix(_)) => Some(Source::Unknown),
     }
 }
 
@@ -149,16 +150,16 @@ mod tests {
                 b"PROXY TCP6 2001:db8::7 ::1 5000 110\r\n",
                 client("2001:db8::7"),
             ),
-            (b"PROXY UNKNOWN\r\n", Some(Source::Balancer)),
-            (b"PROXY UNKNOWN 1 2 3 whatever\r\n", Some(Source::Balancer)),
+            (b"PROXY UNKNOWN\r\n", Some(Source::Unknown)),
+            (b"PROXY UNKNOWN 1 2 3 whatever\r\n", Some(Source::Unknown)),
             (&version_2(1, 0x11, &IPV4), client("192.0.2.7")),
             (&version_2(1, 0x11, &with_more), client("192.0.2.7")),
             (&version_2(1, 0x21, &ipv6), client("2001:db8::")),
             (&version_2(1, 0x21, &mapped), client("192.0.2.7")),
-            (&version_2(0, 0, &[]), Some(Source::Balancer)),
-            (&version_2(0, 0x11, &IPV4), Some(Source::Balancer)),
-            (&version_2(1, 0, &[]), Some(Source::Balancer)),
-            (&version_2(1, 0x31, &[0; 216]), Some(Source::Balancer)),
+            (&version_2(0, 0, &[]), Some(Source::Unknown)),
+            (&version_2(0, 0x11, &IPV4), Some(Source::Unknown)),
+            (&version_2(1, 0, &[]), Some(Source::Unknown)),
+            (&version_2(1, 0x31, &[0; 216]), Some(Source::Unknown)),
         ] {
             check(header, expected).await;
         }
