@@ -30,13 +30,19 @@ pub enum Source {
     Unknown,
 }
 
-/// Reads a header.
+/// Reads a header; `None` if the connection ends without an octet, as of a balancer that only looks whether
+/// it is accepted.
 ///
 /// # Errors
-/// When what comes is none, or the connection ends.
-pub async fn read(transport: &mut (impl AsyncRead + Unpin)) -> io::Result<Source> {
+/// When what comes is none, or the connection ends within it.
+pub async fn read(transport: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Source>> {
     let mut header = vec![0; BEGINNING_OCTETS];
-    transport.read_exact(&mut header).await?;
+    let octets = match transport.read(&mut header).await {
+        Ok(0) => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+        octets => octets?,
+    };
+    transport.read_exact(&mut header[octets..]).await?;
     if header == v2::PROTOCOL_PREFIX {
         header.resize(FIXED_OCTETS, 0);
         transport
@@ -58,7 +64,8 @@ pub async fn read(transport: &mut (impl AsyncRead + Unpin)) -> io::Result<Source
             header.push(transport.read_u8().await?);
         }
     }
-    parse(&header).ok_or_else(|| invalid("no PROXY header"))
+    let source = parse(&header).ok_or_else(|| invalid("no PROXY header"))?;
+    Ok(Some(source))
 }
 
 /// What a whole header says; `None` if it is none.
@@ -122,7 +129,7 @@ mod tests {
             tokio::spawn(async move {
                 let _ = theirs.write_all(&sent).await;
             });
-            let found = read(&mut ours).await.ok();
+            let found = read(&mut ours).await.ok().flatten();
             let shown = header.escape_ascii();
             assert_eq!(found, expected, "{shown}");
             if expected.is_some() {
@@ -162,6 +169,14 @@ mod tests {
             (&version_2(1, 0x31, &[0; 216]), Some(Source::Unknown)),
         ] {
             check(header, expected).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_makes_no_mistake() {
+        for (said, is_mistake) in [(&b""[..], false), (b"P", true), (b"\r\n\r\n\0", true)] {
+            let read = read(&mut &said[..]).await;
+            assert_eq!(read.is_err(), is_mistake, "{read:?}");
         }
     }
 

@@ -342,8 +342,12 @@ impl Arrival {
         }
         if is_proxied {
             match self.in_time(proxy_protocol::read(&mut socket)).await {
-                Some(Ok(Source::Client(address))) => self.address = address,
-                Some(Ok(Source::Unknown)) => self.is_address_of_balancer = true,
+                Some(Ok(Some(Source::Client(address)))) => self.address = address,
+                Some(Ok(Some(Source::Unknown))) => self.is_address_of_balancer = true,
+                Some(Ok(None)) => {
+                    debug!(balancer = %self.address, "it has looked whether it is accepted");
+                    return;
+                }
                 Some(Err(error)) => {
                     let balancer = self.address;
                     warn!(%balancer, %error, "a connection of security.proxy_protocol_from is closed");
