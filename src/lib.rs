@@ -84,6 +84,7 @@ pub mod upstream;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -98,6 +99,9 @@ use crate::server::{Current, Listener, Protocol, Security};
 use crate::session::Gateway;
 use crate::supervisor::{Inherited, Notice, Purpose};
 use crate::upstream::TcpDialer;
+
+/// Time for copies of sent mail at the end, also of messages that were sent when `timeouts.drain` was over.
+const COPIES_PATIENCE_MIN: Duration = Duration::from_secs(5);
 
 /// What the edge of the process hands over besides the settings.
 pub struct Edge {
@@ -162,7 +166,8 @@ pub async fn run(config: Config, edge: Edge) -> io::Result<()> {
     });
     let drained = server::run(listeners, current.clone(), edge.shutdown).await;
     let copies = &gateway.submission.copies;
-    copies.finish(drained - Instant::now()).await;
+    let patience = drained - Instant::now();
+    copies.finish(patience.max(COPIES_PATIENCE_MIN)).await;
     if let Some(trace) = &current.gateway().trace {
         trace.flush().await;
     }
