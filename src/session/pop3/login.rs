@@ -206,7 +206,12 @@ async fn authenticate(
             opening::commands(capabilities, utf8, settings, known)
         });
         match imap.authenticate(credential).await {
-            Ok(()) => return Ok(imap),
+            Ok(()) => {
+                if let Some(trace) = trace {
+                    trace.accepted();
+                }
+                return Ok(imap);
+            }
             // It was closed while it waited. The upstream has not judged anything, so that this is
             // no second attempt.
             Err(failure) if failure.kind == FailureKind::UpstreamLost && imap.is_untried() => {

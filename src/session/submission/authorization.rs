@@ -375,13 +375,13 @@ pub(super) async fn connect(
         connection.tap(trace.upstream_leg());
     }
     connection.authenticate(credential).await?;
+    if let Some(trace) = trace {
+        trace.accepted();
+    }
     Ok(connection)
 }
 
 fn needs_no_login(client: &Client, gateway: &Gateway) -> bool {
     let unauthenticated = gateway.submission.settings.unauthenticated.as_ref();
-    unauthenticated.is_some_and(|permitted| {
-        let mut networks = permitted.networks.iter();
-        networks.any(|network| network.contains(&client.address))
-    })
+    unauthenticated.is_some_and(|permitted| client.comes_from(&permitted.networks))
 }

@@ -87,6 +87,7 @@ impl Play {
         let client_of_popgate = Client {
             lines: LineStream::new(Box::new(end), gateway.timeouts.login),
             address: [127, 0, 0, 1].into(),
+            is_address_of_balancer: false,
             secure: true,
             listener: "pop3s",
         };
