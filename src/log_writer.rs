@@ -61,7 +61,8 @@ impl LogWriter {
         Ok((writer, flush))
     }
 
-    fn put(&self, line: Vec<u8>) {
+    /// A whole line, with its end.
+    pub(crate) fn put(&self, line: Vec<u8>) {
         let octets = line.len();
         let waiting = self.counts.octets.fetch_add(octets, Ordering::Relaxed);
         if waiting > OCTETS_MAX || self.lines.send(line).is_err() {

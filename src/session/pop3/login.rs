@@ -169,7 +169,11 @@ impl Login<'_> {
                         }
                         attempt.conclude(authenticated.as_ref().err().map(|failure| failure.kind));
                     }
-                    return authenticated.map(|()| imap);
+                    authenticated?;
+                    if let Some(trace) = &self.trace {
+                        trace.accepted();
+                    }
+                    return Ok(imap);
                 }
             }
         }

@@ -385,13 +385,14 @@ pub(super) async fn connect(
         }
         attempt.conclude(authenticated.as_ref().err().map(|failure| failure.kind));
     }
-    authenticated.map(|()| connection)
+    authenticated?;
+    if let Some(trace) = trace {
+        trace.accepted();
+    }
+    Ok(connection)
 }
 
 fn needs_no_login(client: &Client, gateway: &Gateway) -> bool {
     let unauthenticated = gateway.submission.settings.unauthenticated.as_ref();
-    unauthenticated.is_some_and(|permitted| {
-        let mut networks = permitted.networks.iter();
-        networks.any(|network| network.contains(&client.address))
-    })
+    unauthenticated.is_some_and(|permitted| client.comes_from(&permitted.networks))
 }
