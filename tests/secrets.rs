@@ -113,7 +113,7 @@ fn no_password_comes_out() {
         " c: DATA",
         " S: 250 2.0.0",
     ] {
-        assert!(trace.contains(&told), "no {told:?} in\n{trace}");
+        assert!(trace.contains(told), "no {told:?} in\n{trace}");
     }
     assert!(
         !trace.contains("xxxx") && !trace.contains("canary-body"),
