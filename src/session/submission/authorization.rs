@@ -106,6 +106,8 @@ async fn negotiate(
     introduction: &mut Option<Introduction>,
 ) -> Result<Negotiated, SessionEnd> {
     loop {
+        // Who says more than it hears must not make its replies pile up.
+        client.lines.relieve().await?;
         let line = client.lines.line(AUTHENTICATION_LINE_OCTETS_MAX).await?;
         let started = Instant::now();
         let command = match Command::parse(line) {
