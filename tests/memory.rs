@@ -12,13 +12,16 @@ use process::{LARGE_OCTETS, MANY_MESSAGES, PASSWORD, Popgate, right_response};
 /// KiB by which the resident memory may rise.
 const RISE_KIB_MAX: u64 = 64 * 1024;
 
+/// The same where only replies could pile up.
+const REPLIES_RISE_KIB_MAX: u64 = 16 * 1024;
+
 /// Attackers at once, where one has not enough to do.
 const MANY: usize = 6;
 
 type Attack = fn(&Popgate);
 
 /// Attackers at once, where each of them is let have a little.
-const VERY_MANY: usize = 120;
+const VERY_MANY: usize = 32;
 
 /// By the rows of SECURITY.md.
 const ATTACKS: [(&str, usize, Attack); 17] = [
@@ -112,7 +115,7 @@ fn no_attack_takes_memory_or_the_service() {
     // Attackers come from one address, and should not be held up by that.
     let popgate = Popgate::start(
         "info",
-        "[limits]\nconnections_per_address = 200\nupstream_connections_per_account = 100\n[timeouts]\nupstream = \"3s\"\n",
+        "[limits]\nupstream_connections_per_account = 100\n[timeouts]\nupstream = \"3s\"\n",
     );
     be_honest(&popgate);
     let mut report = String::new();
@@ -129,7 +132,11 @@ fn no_attack_takes_memory_or_the_service() {
         });
         let rise = popgate.peak_kib().saturating_sub(before);
         report += &format!("{rise:8} KiB  {name}\n");
-        assert!(rise <= RISE_KIB_MAX, "{name}: {rise} KiB more\n{report}");
+        let rise_max = match name.starts_with("R3") {
+            true => REPLIES_RISE_KIB_MAX,
+            false => RISE_KIB_MAX,
+        };
+        assert!(rise <= rise_max, "{name}: {rise} KiB more\n{report}");
     }
     be_honest(&popgate);
     assert!(!popgate.log().contains("panicked"));
