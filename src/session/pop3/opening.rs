@@ -86,7 +86,8 @@ pub(super) async fn open(
         let cause = "more messages were asked for than a listing may have";
         return Err(FailureKind::UpstreamRefused.because(cause));
     }
-    let known = known.filter(|known| known.validity == selected.validity);
+    let known = known
+        .filter(|known| known.validity == selected.validity && known.can_precede(now(&selected)));
     let remembered = remembered(selected.validity);
     let wanted = settings.newest_messages;
     let (snapshot, cache) = match selected.exists > MESSAGES_MAX {
