@@ -38,6 +38,7 @@ pub(super) async fn run(
     let settings = upstream.settings().maildrop.clone();
     let key = MailboxKey {
         upstream: name.clone(),
+        endpoint: upstream.settings().imap.address(),
         owner: credential.mailbox_owner().to_vec(),
         folder: settings.folder.clone(),
     };
