@@ -58,19 +58,20 @@ pub(super) async fn run(
     // Only who has proved to be somebody may take somebody's place.
     let permits = permits(upstream, &credential, &settings, &key, gateway)?;
     let remembered = |validity| gateway.memory.remembered(&key, validity);
+    let was_known = matches!(&known, Known::Snapshot(known) if known.is_whole());
     let mut opened = open_folder(&mut imap, utf8, &settings, known, remembered).await;
+    if matches!(&opened, Err(failure) if failure.kind == FailureKind::UpstreamGarbled) {
+        // The short questions may have had an answer too long for us; the long one comes in short lines.
+        gateway.listings.forget(&key);
+    }
     if let Err(failure) = &opened
-        && let Some(known) = another_way(&imap, failure)
+        && let Some(known) = another_way(&imap, failure, was_known)
     {
         // The credential was accepted, so that this is no second guess. It happens once.
         drop(imap);
         let authentication = authenticate(upstream, &credential, utf8, &settings, &known, trace);
         imap = in_time(authentication, login_ends, None, gateway, &name).await?;
         opened = open_folder(&mut imap, utf8, &settings, known, remembered).await;
-    }
-    if matches!(&opened, Err(failure) if failure.kind == FailureKind::UpstreamGarbled) {
-        // The short questions may have had an answer too long for us; the long one comes in short lines.
-        gateway.listings.forget(&key);
     }
     let Opened {
         selected,
@@ -157,13 +158,14 @@ async fn open_folder(
     opened
 }
 
-/// Whether all that was wrong is what went out together with the login; then the same may go well on another
-/// connection, beginning with what is known now.
-fn another_way(imap: &ImapClient, failure: &Failure) -> Option<Known> {
+/// Whether all that was wrong is what went out together with the login, or what was asked because something
+/// was known; then the same may go well on another connection, beginning with what is known now.
+fn another_way(imap: &ImapClient, failure: &Failure, was_known: bool) -> Option<Known> {
     if failure.kind == FailureKind::UpstreamRefused && imap.has_asked_too_much() {
         return Some(Known::TooLarge);
     }
-    lost_its_flight(imap, failure).then_some(Known::Nothing)
+    let asked_shortly = was_known && failure.kind == FailureKind::UpstreamGarbled;
+    (asked_shortly || lost_its_flight(imap, failure)).then_some(Known::Nothing)
 }
 
 /// Whether all that was wrong is that several commands went out together. An upstream that is silent has

@@ -291,6 +291,8 @@ async fn ask(
     let capabilities = imap.known_capabilities().await?;
     let (mut found, mut vanished) = (Named::default(), Named::default());
     let mut asked = questions.clone();
+    // Those that are known and have left are among them until all is heard.
+    let (known, existed) = (builder.len(), imap.exists());
     while !asked.is_empty() {
         let commands = asked
             .iter()
@@ -308,7 +310,8 @@ async fn ask(
             let cause = "the upstream tells no more of so many messages at once";
             return Err(FailureKind::UpstreamRefused.because(cause));
         }
-        if builder.len() > 2 * imap.exists().min(MESSAGES_MAX) as usize + 1000 {
+        let exist = existed.max(imap.exists()).min(MESSAGES_MAX) as usize;
+        if builder.len() > known + 2 * exist + 1000 {
             return Err(Garbled("far more messages than there are").into());
         }
         asked.retain_mut(|question| goes_on(question, stopped_at));
