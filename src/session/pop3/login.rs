@@ -240,7 +240,8 @@ fn maildrop(snapshot: &Snapshot, listing: Arc<Listing>, settings: &MaildropSetti
     let unique_ids = match snapshot.identity {
         ListingIdentity::Uid => UniqueIds::from_uids(settings.unique_id, validity),
         ListingIdentity::GmailMessageId | ListingIdentity::EmailId => {
-            UniqueIds::from_names(settings.unique_id, validity, &listing)
+            // Which of two copies bears their name must not depend on how much is shown.
+            UniqueIds::from_names(settings.unique_id, validity, &snapshot.listing)
         }
     };
     Maildrop::new(listing, unique_ids)
