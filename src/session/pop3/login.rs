@@ -224,12 +224,12 @@ async fn authenticate(
     }
 }
 
-/// For the next login. Of UTF8 only that there are too many messages, if there are.
+/// For the next login. Of UTF8 only that there are too many messages, if there are and it is news.
 fn note(snapshot: Snapshot, utf8: bool, gateway: &Gateway, key: &MailboxKey) {
     if !utf8 {
-        gateway.listings.note(key, snapshot);
-    } else if !snapshot.is_whole() {
-        gateway.listings.note(key, snapshot.emptied());
+        listings.note(key, snapshot);
+    } else if !snapshot.is_whole() && listings.known(key).is_none_or(|known| known.is_whole()) {
+        listings.note(key, snapshot.emptied());
     }
 }
 
@@ -239,6 +239,7 @@ fn maildrop(snapshot: &Snapshot, listing: Arc<Listing>, settings: &MaildropSetti
     let validity = snapshot.validity;
     let unique_ids = match snapshot.identity {
         ListingIdentity::Uid => UniqueIds::from_uids(settings.unique_id, validity),
+    let listings = &gateway.listings;
         ListingIdentity::GmailMessageId | ListingIdentity::EmailId => {
             // Which of two copies bears their name must not depend on how much is shown.
             UniqueIds::from_names(settings.unique_id, validity, &snapshot.listing)
