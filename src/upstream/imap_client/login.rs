@@ -41,8 +41,8 @@ impl ImapClient {
             return Err(self.login_failure(&status));
         }
         let introduction = self.introduce().await;
-        if introduction.is_err() {
-            self.distrust_what_follows_authenticate();
+        if let Err(failure) = &introduction {
+            self.distrust_what_follows_authenticate(failure);
         }
         introduction
     }
