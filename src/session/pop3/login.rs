@@ -70,6 +70,7 @@ pub(super) async fn run(
         // The credential was accepted, so that this is no second guess. It happens once.
         drop(imap);
         let authentication = authenticate(upstream, &credential, utf8, &settings, &known, trace);
+        let authentication = async { authentication.await.map_err(although_accepted) };
         imap = in_time(authentication, login_ends, None, gateway, &name).await?;
         opened = open_folder(&mut imap, utf8, &settings, known, remembered).await;
     }
@@ -174,6 +175,14 @@ fn lost_its_flight(imap: &ImapClient, failure: &Failure) -> bool {
     failure.kind == FailureKind::UpstreamGarbled && imap.has_lost_its_flight()
 }
 
+/// What was accepted a moment ago is right, so that the user is not asked for another password.
+fn although_accepted(failure: Failure) -> Failure {
+    match failure.kind {
+        FailureKind::AuthRejected => FailureKind::AuthUnavailable.because(failure.cause),
+        _ => failure,
+    }
+}
+
 /// Leave to have this connection, and where it must be, to have the maildrop alone.
 fn permits(
     upstream: &Arc<Upstream>,
@@ -201,6 +210,7 @@ async fn authenticate(
     trace: Option<&SessionTrace>,
 ) -> Result<ImapClient, Failure> {
     let mut imap = upstream.connect().await?;
+    let mut was_accepted = false;
     loop {
         if let Some(trace) = trace {
             imap.tap(trace.upstream_leg());
@@ -215,10 +225,13 @@ async fn authenticate(
             Err(failure) if failure.kind == FailureKind::UpstreamLost && imap.is_untried() => {
                 imap = upstream.connect_anew().await?;
             }
-            Err(failure) if lost_its_flight(&imap, &failure) => {
+            // The upstream has accepted the credential, once.
+            Err(failure) if !was_accepted && lost_its_flight(&imap, &failure) => {
+                was_accepted = true;
                 drop(imap);
                 imap = upstream.connect_anew().await?;
             }
+            Err(failure) if was_accepted => return Err(although_accepted(failure)),
             Err(failure) => return Err(failure),
         }
     }
@@ -226,6 +239,7 @@ async fn authenticate(
 
 /// For the next login. Of UTF8 only that there are too many messages, if there are and it is news.
 fn note(snapshot: Snapshot, utf8: bool, gateway: &Gateway, key: &MailboxKey) {
+    let listings = &gateway.listings;
     if !utf8 {
         listings.note(key, snapshot);
     } else if !snapshot.is_whole() && listings.known(key).is_none_or(|known| known.is_whole()) {
@@ -239,7 +253,6 @@ fn maildrop(snapshot: &Snapshot, listing: Arc<Listing>, settings: &MaildropSetti
     let validity = snapshot.validity;
     let unique_ids = match snapshot.identity {
         ListingIdentity::Uid => UniqueIds::from_uids(settings.unique_id, validity),
-    let listings = &gateway.listings;
         ListingIdentity::GmailMessageId | ListingIdentity::EmailId => {
             // Which of two copies bears their name must not depend on how much is shown.
             UniqueIds::from_names(settings.unique_id, validity, &snapshot.listing)
