@@ -20,7 +20,7 @@ use crate::upstream::{Dial, TcpDialer, Upstream};
 /// Puts together what sessions share.
 ///
 /// # Errors
-/// When a certificate cannot be read.
+/// When the roots for an upstream or a certificate cannot be read, or the file of the trace not be written.
 pub fn gateway(
     config: &Config,
     dialer: Arc<dyn Dial>,
@@ -32,6 +32,7 @@ pub fn gateway(
         memory: Arc::default(),
         listings: Arc::new(Listings::new(config.listing_cache_octets)),
         copies: SentCopies::new(config.limits.spool_octets),
+        trace: None,
         draining,
         drained: CancellationToken::new(),
     };
@@ -44,14 +45,18 @@ pub fn gateway(
     assemble(config, common, accounts)
 }
 
-/// The same with other settings, and with all that is known, counted and under way.
+/// The same with other settings, and with all that is known, counted and under way. Files are read meanwhile,
+/// which may take as long as a disk does.
+///
+/// # Errors
+/// As [`gateway`].
 pub(crate) fn following(before: &Gateway, config: &Config) -> io::Result<Arc<Gateway>> {
-    before.metrics.add_upstreams(&upstream_names(config));
     let common = Common {
         metrics: before.metrics.clone(),
         memory: before.memory.clone(),
         listings: before.listings.clone(),
         copies: before.submission.copies.clone(),
+        trace: before.trace.clone(),
         draining: before.draining.clone(),
         drained: before.drained.clone(),
     };
@@ -79,11 +84,14 @@ struct Common {
     memory: Arc<Memory>,
     listings: Arc<Listings>,
     copies: SentCopies,
+    /// Unless its settings are others.
+    trace: Option<Arc<Trace>>,
     draining: CancellationToken,
     drained: CancellationToken,
 }
 
-fn upstream_names(config: &Config) -> Vec<&str> {
+/// As metrics call them.
+pub(crate) fn upstream_names(config: &Config) -> Vec<&str> {
     let upstreams = config.upstreams.iter();
     upstreams.map(|upstream| &*upstream.name).collect()
 }
@@ -118,7 +126,14 @@ fn assemble(config: &Config, common: Common, accounts: Accounts) -> io::Result<A
         true => None,
         false => Some(Certificates::read(config.tls.clone()).map_err(io::Error::other)?),
     };
-    let trace = config.trace.as_ref().map(Trace::open).transpose()?;
+    let trace = match &config.trace {
+        None => None,
+        // What was written counts as long as it is the same trace.
+        Some(settings) => match common.trace.filter(|trace| trace.is_by(settings)) {
+            Some(trace) => Some(trace),
+            None => Some(Arc::new(Trace::open(settings)?)),
+        },
+    };
     // More would take descriptors that there are not.
     let connections = server::connections_max(config.limits.connections);
     common.metrics.set_connections_limit(connections);
@@ -146,7 +161,7 @@ fn assemble(config: &Config, common: Common, accounts: Accounts) -> io::Result<A
             tls: acceptor(Alpn::Submission),
             copies: common.copies,
         },
-        trace: trace.map(Arc::new),
+        trace,
         certificates,
         draining: common.draining,
         drained: common.drained,

@@ -16,7 +16,7 @@
 //! | [`config`] | what the operator decided, validated; only reader of environment and secret files | `maildrop`, `sasl`, `secret`, `tls` |
 //! | [`server`] | accept, permits, implicit TLS, drain | `account`, `failure`, `line_stream`, `metrics`, `proxy_protocol`, `session`, `tls` |
 //! | [`assembly`] | what sessions share, put together from settings | `account`, `config`, `metrics`, `server`, `session`, `state`, `tls`, `trace`, `upstream` |
-//! | [`reload`] | other settings and certificates in the place of those before | `assembly`, `config`, `failure`, `server`, `session`, `supervisor`, `upstream` |
+//! | [`reload`] | other settings and certificates in the place of those before | `assembly`, `config`, `failure`, `server`, `session`, `supervisor`, `tls`, `upstream` |
 //! | [`proxy_protocol`] | what a balancer says first | |
 //! | [`supervisor`] | what systemd hands over and is told | `server` |
 //! | [`session`] | the conversations; where client and upstream meet | `account`, `clock`, `config`, `failure`, `imap`, `line_stream`, `maildrop`, `metrics`, `pop3`, `sasl`, `secret`, `smtp`, `spool`, `state`, `tls`, `trace`, `upstream` |
@@ -84,6 +84,7 @@ pub mod upstream;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -98,6 +99,9 @@ use crate::server::{Current, Listener, Protocol, Security};
 use crate::session::Gateway;
 use crate::supervisor::{Inherited, Notice, Purpose};
 use crate::upstream::TcpDialer;
+
+/// Time for copies of sent mail at the end, also of messages that were sent when `timeouts.drain` was over.
+const COPIES_PATIENCE_MIN: Duration = Duration::from_secs(5);
 
 /// What the edge of the process hands over besides the settings.
 pub struct Edge {
@@ -160,9 +164,13 @@ pub async fn run(config: Config, edge: Edge) -> io::Result<()> {
             supervisor::notify(Notice::Stopping);
         }
     });
-    let drained = server::run(listeners, current, edge.shutdown).await;
+    let drained = server::run(listeners, current.clone(), edge.shutdown).await;
     let copies = &gateway.submission.copies;
-    copies.finish(drained - Instant::now()).await;
+    let patience = drained - Instant::now();
+    copies.finish(patience.max(COPIES_PATIENCE_MIN)).await;
+    if let Some(trace) = &current.gateway().trace {
+        trace.flush().await;
+    }
     info!("all sessions have ended");
     Ok(())
 }

@@ -26,6 +26,10 @@ const READ_GROWTH: usize = 8;
 /// Octets of output after which a writer should make room with [`LineStream::relieve`].
 pub const OUTPUT_OCTETS_MAX: usize = 32 * 1024;
 
+/// Octets of room that a buffer may keep while nothing is in it: what a large message passes through, and not
+/// what one long line or reply took.
+const ROOM_OCTETS_MAX: usize = 2 * READ_OCTETS_MAX;
+
 /// What a conversation runs over: a socket, TLS on a socket, or a pipe in a test.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -305,7 +309,7 @@ impl LineStream {
             self.input.clear();
             self.consumed = 0;
             // A mailbox with one endless line must not cost its length for the rest of the session.
-            if self.input.capacity() > 2 * READ_OCTETS_MAX {
+            if self.input.capacity() > ROOM_OCTETS_MAX {
                 self.input = Vec::new();
             }
         } else if self.consumed > 0 {
@@ -410,9 +414,11 @@ impl LineStream {
         self.output.extend_from_slice(octets);
     }
 
-    /// Forgets output that cannot be sent any more. What was sent of it is not whole.
+    /// Forgets output that cannot be sent any more, and what the transport holds back of it, so that what came in
+    /// can still be read. What was sent of it is not whole.
     pub fn discard_output(&mut self) {
         self.clear_output();
+        self.unflushed = false;
     }
 
     fn clear_output(&mut self) {
@@ -420,6 +426,9 @@ impl LineStream {
             self.output.as_mut_slice().zeroize();
         }
         self.output.clear();
+        if self.output.capacity() > ROOM_OCTETS_MAX {
+            self.output = Vec::new();
+        }
         self.sent = 0;
         if let Some(tapped) = &mut self.tapped {
             tapped.begin_anew();
@@ -655,6 +664,59 @@ mod tests {
         let waiting = timeout(LIMIT, stream.wait_readable()).await;
         assert!(waiting.is_err() || waiting.is_ok_and(|read| read.is_err()));
         assert_eq!(flushed.load(std::sync::atomic::Ordering::Relaxed), 8);
+    }
+
+    /// Takes nothing more, as the half of TLS that its other side has closed.
+    struct TakesNothing;
+
+    impl AsyncWrite for TakesNothing {
+        fn poll_write(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+            _: &[u8],
+        ) -> std::task::Poll<io::Result<usize>> {
+            std::task::Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_flush(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<io::Result<()>> {
+            std::task::Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_shutdown(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<io::Result<()>> {
+            std::task::Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn last_words_are_heard_although_nothing_can_be_said() {
+        let transport = tokio::io::join(&b"552 5.3.4 too large\r\n"[..], TakesNothing);
+        let mut stream = LineStream::new(Box::new(transport), LIMIT);
+        stream.output().extend_from_slice(b"some of a message");
+        assert!(stream.flush().await.is_err());
+        assert!(stream.line(100).await.is_err(), "it must go out first");
+        stream.discard_output();
+        let line = stream.line(100).await.expect("what came in");
+        assert_eq!(line, b"552 5.3.4 too large");
+    }
+
+    #[tokio::test]
+    async fn room_for_what_was_long_is_given_back() {
+        let (ours, mut theirs) = duplex(100);
+        let mut stream = LineStream::new(Box::new(ours), LIMIT);
+        stream.output().resize(2 * ROOM_OCTETS_MAX, b'x');
+        let reader = tokio::spawn(async move {
+            let mut taken = vec![0; 2 * ROOM_OCTETS_MAX];
+            theirs.read_exact(&mut taken).await.map(drop)
+        });
+        stream.flush().await.expect("taken");
+        reader.await.expect("no panic").expect("read");
+        assert!(stream.output().capacity() <= ROOM_OCTETS_MAX);
     }
 
     #[tokio::test]

@@ -14,6 +14,12 @@ use tracing_subscriber::fmt::MakeWriter;
 /// Octets of lines that wait for a reader; what comes then is dropped, and counted.
 const OCTETS_MAX: usize = 8 * 1024 * 1024;
 
+/// So long lines are gathered before they are written.
+const GATHERING: Duration = Duration::from_millis(5);
+
+/// Octets of lines after which no more are gathered.
+const WRITE_OCTETS_MAX: usize = 64 * 1024;
+
 /// So long the end of the process waits for lines to be written.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
 
@@ -61,7 +67,8 @@ impl LogWriter {
         Ok((writer, flush))
     }
 
-    fn put(&self, line: Vec<u8>) {
+    /// A whole line, with its end.
+    pub(crate) fn put(&self, line: Vec<u8>) {
         let octets = line.len();
         let waiting = self.counts.octets.fetch_add(octets, Ordering::Relaxed);
         if waiting > OCTETS_MAX || self.lines.send(line).is_err() {
@@ -71,18 +78,31 @@ impl LogWriter {
     }
 }
 
-/// Until there is an empty line, which is the last one.
+/// Until there is an empty line, which is the last one. Lines that come together are written together, since
+/// to wake this thread for each of them costs more than to write it.
 fn write(lines: &Receiver<Vec<u8>>, mut sink: impl Write, counts: &Counts) {
-    for line in lines {
-        if line.is_empty() {
-            return;
+    while let Ok(first) = lines.recv() {
+        let mut is_last = first.is_empty();
+        let mut octets = first;
+        if !is_last {
+            thread::sleep(GATHERING);
+        }
+        while !is_last
+            && octets.len() < WRITE_OCTETS_MAX
+            && let Ok(line) = lines.try_recv()
+        {
+            is_last = line.is_empty();
+            octets.extend_from_slice(&line);
         }
         // A log that cannot be written cannot be complained of either.
-        let _ = sink.write_all(&line);
-        counts.octets.fetch_sub(line.len(), Ordering::Relaxed);
+        let _ = sink.write_all(&octets);
+        counts.octets.fetch_sub(octets.len(), Ordering::Relaxed);
         let lost = counts.dropped.swap(0, Ordering::Relaxed);
         if lost > 0 {
             warn!(lost, "log lines were dropped, since nobody read them");
+        }
+        if is_last {
+            return;
         }
     }
 }

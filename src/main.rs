@@ -11,6 +11,7 @@ use std::io::{self, IsTerminal, Write};
 use std::panic;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use popgate::Edge;
@@ -28,6 +29,9 @@ use tracing_subscriber::EnvFilter;
 use crate::cli::{Cli, Command, ConfigFile, LogFormat, Serve};
 use crate::log_writer::{Flush, LogWriter};
 
+/// So long the end waits for threads that wait for the system.
+const BLOCKED_PATIENCE: Duration = Duration::from_secs(1);
+
 /// The exit codes that scripts may rely on.
 mod exit {
     /// An upstream that was asked cannot be reached.
@@ -41,7 +45,10 @@ mod exit {
 }
 
 fn main() -> ExitCode {
-    panic::set_hook(Box::new(tell_panic));
+    // Not `eprintln!`, which panics when nobody reads.
+    panic::set_hook(Box::new(|panic| {
+        let _ = io::stderr().write_all(told(panic).as_bytes());
+    }));
     let cli = Cli::parse();
     popgate::tls::install_provider();
     match cli.command {
@@ -70,16 +77,14 @@ fn main() -> ExitCode {
 }
 
 /// Where it was, and why if that is a text of ours. A formatted reason may hold what was being worked on.
-fn tell_panic(panic: &panic::PanicHookInfo<'_>) {
+fn told(panic: &panic::PanicHookInfo<'_>) -> String {
     let reason = panic.payload().downcast_ref::<&'static str>();
     let reason = reason.unwrap_or(&"its reason is withheld, since it may hold a secret");
     let place = panic.location().map(ToString::to_string);
     let place = place.unwrap_or_default();
-    // Not `eprintln!`, which panics when nobody reads.
-    let _ = writeln!(
-        io::stderr(),
-        "popgate panicked at {place}: {reason}; this is a mistake in popgate, please report it"
-    );
+    format!(
+        "popgate panicked at {place}: {reason}; this is a mistake in popgate, please report it\n"
+    )
 }
 
 fn serve(log_format: LogFormat, arguments: Serve) -> ExitCode {
@@ -170,16 +175,14 @@ where
     };
     let shutdown = CancellationToken::new();
     let daemon = daemon(shutdown.clone());
-    let outcome = Runtime::new().and_then(|runtime| {
-        runtime.block_on(async {
-            // Before the first listener, so that no signal finds the default action.
-            let signals = (
-                signal(SignalKind::terminate())?,
-                signal(SignalKind::interrupt())?,
-            );
-            tokio::spawn(cancel_on_signal(signals, shutdown));
-            Ok(daemon.await)
-        })
+    let outcome = on_runtime(async {
+        // Before the first listener, so that no signal finds the default action.
+        let signals = (
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+        );
+        tokio::spawn(cancel_on_signal(signals, shutdown));
+        Ok(daemon.await)
     });
     let problem = match outcome {
         Ok(Ok(())) => return ExitCode::SUCCESS,
@@ -189,6 +192,15 @@ where
     // `eprintln!` would panic when nobody reads it.
     let _ = writeln!(io::stderr(), "popgate: {problem}");
     ExitCode::from(exit::OTHER)
+}
+
+/// What the system does not come back from, as a look-up of a name or a file on a disk that hangs, is left
+/// behind.
+fn on_runtime<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let runtime = Runtime::new()?;
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_timeout(BLOCKED_PATIENCE);
+    outcome
 }
 
 async fn cancel_on_signal(signals: (Signal, Signal), shutdown: CancellationToken) {
@@ -219,6 +231,9 @@ fn start_logging(format: LogFormat) -> Result<Flush, String> {
     let colour = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();
     let (writer, flush) =
         LogWriter::to(io::stderr()).map_err(|error| format!("no thread for the log: {error}"))?;
+    let panics = writer.clone();
+    // The log may be a pipe that nobody empties, and a session that panics must end nevertheless.
+    panic::set_hook(Box::new(move |panic| panics.put(told(panic).into_bytes())));
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(writer)
@@ -241,8 +256,7 @@ fn check_online(config: &Config, login: Option<&str>) -> ExitCode {
             return ExitCode::from(exit::USAGE);
         }
     };
-    let reports =
-        Runtime::new().and_then(|runtime| runtime.block_on(check::online(config, credential)));
+    let reports = on_runtime(check::online(config, credential));
     let reports = match reports {
         Ok(reports) => reports,
         Err(problem) => {

@@ -26,17 +26,23 @@ const BEGINNING_OCTETS: usize = 12;
 pub enum Source {
     /// This client's.
     Client(IpAddr),
-    /// The balancer's own, as when it looks whether we live, or one of which it does not know more.
-    Balancer,
+    /// Somebody's, of whom the balancer does not know more; or its own, as when it looks whether we live.
+    Unknown,
 }
 
-/// Reads a header.
+/// Reads a header; `None` if the connection ends without an octet, as of a balancer that only looks whether
+/// it is accepted.
 ///
 /// # Errors
-/// When what comes is none, or the connection ends.
-pub async fn read(transport: &mut (impl AsyncRead + Unpin)) -> io::Result<Source> {
+/// When what comes is none, or the connection ends within it.
+pub async fn read(transport: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Source>> {
     let mut header = vec![0; BEGINNING_OCTETS];
-    transport.read_exact(&mut header).await?;
+    let octets = match transport.read(&mut header).await {
+        Ok(0) => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+        octets => octets?,
+    };
+    transport.read_exact(&mut header[octets..]).await?;
     if header == v2::PROTOCOL_PREFIX {
         header.resize(FIXED_OCTETS, 0);
         transport
@@ -58,7 +64,8 @@ pub async fn read(transport: &mut (impl AsyncRead + Unpin)) -> io::Result<Source
             header.push(transport.read_u8().await?);
         }
     }
-    parse(&header).ok_or_else(|| invalid("no PROXY header"))
+    let source = parse(&header).ok_or_else(|| invalid("no PROXY header"))?;
+    Ok(Some(source))
 }
 
 /// What a whole header says; `None` if it is none.
@@ -74,18 +81,19 @@ fn parse_v1(header: &[u8]) -> Option<Source> {
     Some(match header.addresses {
         v1::Addresses::Tcp4(addresses) => client(addresses.source_address),
         v1::Addresses::Tcp6(addresses) => client(addresses.source_address),
-        v1::Addresses::Unknown => Source::Balancer,
+        v1::Addresses::Unknown => Source::Unknown,
     })
 }
 
 fn parse_v2(header: &[u8]) -> Option<Source> {
     let header = v2::Header::try_from(header).ok()?;
     match (header.command, header.protocol, header.addresses) {
-        (v2::Command::Local, ..) => Some(Source::Balancer),
+        // Most likely its own, which proves nothing of who speaks.
+        (v2::Command::Local, ..) => Some(Source::Unknown),
         (_, v2::Protocol::Datagram, _) => None,
         (_, _, v2::Addresses::IPv4(addresses)) => Some(client(addresses.source_address)),
         (_, _, v2::Addresses::IPv6(addresses)) => Some(client(addresses.source_address)),
-        (_, _, v2::Addresses::Unspecified | v2::Addresses::Unix(_)) => Some(Source::Balancer),
+        (_, _, v2::Addresses::Unspecified | v2::Addresses::Unix(_)) => Some(Source::Unknown),
     }
 }
 
@@ -121,7 +129,7 @@ mod tests {
             tokio::spawn(async move {
                 let _ = theirs.write_all(&sent).await;
             });
-            let found = read(&mut ours).await.ok();
+            let found = read(&mut ours).await.ok().flatten();
             let shown = header.escape_ascii();
             assert_eq!(found, expected, "{shown}");
             if expected.is_some() {
@@ -149,18 +157,26 @@ mod tests {
                 b"PROXY TCP6 2001:db8::7 ::1 5000 110\r\n",
                 client("2001:db8::7"),
             ),
-            (b"PROXY UNKNOWN\r\n", Some(Source::Balancer)),
-            (b"PROXY UNKNOWN 1 2 3 whatever\r\n", Some(Source::Balancer)),
+            (b"PROXY UNKNOWN\r\n", Some(Source::Unknown)),
+            (b"PROXY UNKNOWN 1 2 3 whatever\r\n", Some(Source::Unknown)),
             (&version_2(1, 0x11, &IPV4), client("192.0.2.7")),
             (&version_2(1, 0x11, &with_more), client("192.0.2.7")),
             (&version_2(1, 0x21, &ipv6), client("2001:db8::")),
             (&version_2(1, 0x21, &mapped), client("192.0.2.7")),
-            (&version_2(0, 0, &[]), Some(Source::Balancer)),
-            (&version_2(0, 0x11, &IPV4), Some(Source::Balancer)),
-            (&version_2(1, 0, &[]), Some(Source::Balancer)),
-            (&version_2(1, 0x31, &[0; 216]), Some(Source::Balancer)),
+            (&version_2(0, 0, &[]), Some(Source::Unknown)),
+            (&version_2(0, 0x11, &IPV4), Some(Source::Unknown)),
+            (&version_2(1, 0, &[]), Some(Source::Unknown)),
+            (&version_2(1, 0x31, &[0; 216]), Some(Source::Unknown)),
         ] {
             check(header, expected).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_makes_no_mistake() {
+        for (said, is_mistake) in [(&b""[..], false), (b"P", true), (b"\r\n\r\n\0", true)] {
+            let read = read(&mut &said[..]).await;
+            assert_eq!(read.is_err(), is_mistake, "{read:?}");
         }
     }
 

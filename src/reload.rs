@@ -10,12 +10,13 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::assembly::following;
+use crate::assembly::{following, upstream_names};
 use crate::config::{Config, Service};
 use crate::failure::Failure;
 use crate::server::{Current, Listener, Security};
 use crate::session::Gateway;
 use crate::supervisor::{self, Notice};
+use crate::tls::Certificates;
 use crate::upstream::Upstream;
 
 /// Pause between two attempts to get to know an upstream that cannot be reached.
@@ -42,10 +43,11 @@ impl Shown {
     }
 
     pub(crate) fn expiry(&self, gateway: &Gateway) {
-        if let Some(certificates) = &gateway.certificates {
-            for label in &self.labels {
-                let expires = certificates.expires();
-                gateway.metrics.certificate_expiry(label, expires);
+        let expires = gateway.certificates.as_ref().map(|it| it.expires());
+        for label in &self.labels {
+            match expires {
+                Some(expires) => gateway.metrics.certificate_expiry(label, expires),
+                None => gateway.metrics.no_certificate(label),
             }
         }
     }
@@ -53,31 +55,48 @@ impl Shown {
 
 /// Reads certificates again when their files change.
 pub(crate) async fn watch_certificates(current: Arc<Current>, shown: Shown) {
+    // A file that stays as it is is complained of once.
+    let mut complaint = None;
     loop {
         sleep(CERTIFICATES_PAUSE).await;
-        let gateway = current.gateway();
-        let Some(certificates) = gateway.certificates.clone() else {
+        let Some(certificates) = current.gateway().certificates.clone() else {
             continue;
         };
-        let reread = spawn_blocking(move || certificates.reread_if_changed()).await;
-        match reread {
-            Ok(Some(Ok(()))) => info!("certificates have been read again"),
-            Ok(Some(Err(problem))) => {
-                error!(%problem, "certificates cannot be used; those before stay");
-                gateway.metrics.certificates_reread(false);
-                continue;
-            }
-            Ok(None) | Err(_) => continue,
+        let reread = spawn_blocking({
+            let certificates = certificates.clone();
+            move || certificates.reread_if_changed()
+        });
+        let reread = reread.await;
+        // Settings that were read meanwhile may have others, which were read with them.
+        let gateway = current.gateway();
+        let are_shown = |now: &Arc<Certificates>| Arc::ptr_eq(now, &certificates);
+        if !gateway.certificates.as_ref().is_some_and(are_shown) {
+            complaint = None;
+            continue;
         }
-        gateway.metrics.certificates_reread(true);
-        shown.expiry(&gateway);
+        match reread {
+            Ok(Some(Ok(()))) => {
+                info!("certificates have been read again");
+                complaint = None;
+                gateway.metrics.certificates_reread(true);
+                shown.expiry(&gateway);
+            }
+            Ok(Some(Err(problem))) => {
+                gateway.metrics.certificates_reread(false);
+                if complaint.as_ref() != Some(&problem) {
+                    error!(%problem, "certificates cannot be used; those before stay");
+                    complaint = Some(problem);
+                }
+            }
+            Ok(None) | Err(_) => {}
+        }
     }
 }
 
 /// Puts settings in the place of others.
 pub(crate) struct Reloading {
     current: Arc<Current>,
-    config: Config,
+    config: Arc<Config>,
     shown: Shown,
     /// What ends the tasks that go with an upstream.
     acquaintances: HashMap<Arc<str>, (Arc<Upstream>, CancellationToken)>,
@@ -88,7 +107,7 @@ impl Reloading {
     pub(crate) fn new(current: Arc<Current>, config: Config, shown: Shown) -> Self {
         let mut reloading = Self {
             current,
-            config,
+            config: Arc::new(config),
             shown,
             acquaintances: HashMap::new(),
         };
@@ -99,7 +118,11 @@ impl Reloading {
     /// Each time that settings come, until none can.
     pub(crate) async fn run(mut self, mut reloads: mpsc::Receiver<Result<Config, String>>) {
         while let Some(read) = reloads.recv().await {
-            let succeeded = match read.and_then(|config| self.replace(config)) {
+            let replaced = match read {
+                Ok(config) => self.replace(config).await,
+                Err(problem) => Err(problem),
+            };
+            let succeeded = match replaced {
                 Ok(()) => {
                     info!("the settings have been read again; new sessions go by them");
                     true
@@ -119,15 +142,20 @@ impl Reloading {
     }
 
     /// All of it or nothing.
-    fn replace(&mut self, config: Config) -> Result<(), String> {
-        let before = self.current.gateway();
-        let gateway = following(&before, &config).map_err(|error| error.to_string())?;
-        if self.shown.is_needed && gateway.certificates.is_none() {
+    async fn replace(&mut self, config: Config) -> Result<(), String> {
+        if self.shown.is_needed && config.tls.is_empty() {
             return Err(
                 "[tls] is missing, but there are listeners for TLS; restart popgate without them"
                     .to_owned(),
             );
         }
+        let before = self.current.gateway();
+        let config = Arc::new(config);
+        let assembled = spawn_blocking({
+            let config = config.clone();
+            move || following(&before, &config).map_err(|error| error.to_string())
+        });
+        let gateway = assembled.await.map_err(|error| error.to_string())??;
         let differs = [
             (
                 "[pop3] listen",
@@ -146,8 +174,10 @@ impl Reloading {
         for (key, _) in differs.iter().filter(|(_, differs)| *differs) {
             warn!(key, "this setting takes effect with a restart only");
         }
+        let upstreams = upstream_names(&config);
+        gateway.metrics.replace_upstreams(&upstreams);
+        self.current.replace(gateway.clone());
         self.shown.expiry(&gateway);
-        self.current.replace(gateway);
         self.config = config;
         self.get_acquainted();
         Ok(())

@@ -208,10 +208,21 @@ impl Credential {
                 .get(4..encoded.expose().len().saturating_sub(4));
             inner.is_some_and(|inner| inner.len() >= ECHO_OCTETS_MIN && repeats(inner))
         });
+        // Of a short secret that leaves nothing: it is found as all of an answer, of LOGIN or PLAIN.
+        let plain = self.response(Mechanism::Plain, "", 0);
+        let whole_in_base64 = iter::once(encode(secret.expose()))
+            .chain(plain)
+            .any(|answer| {
+                // Padding may be left out.
+                let mut parts = answer.expose().split(|octet| *octet == b'=');
+                let whole = Zeroizing::new(parts.next().unwrap_or_default().to_ascii_lowercase());
+                memchr::memmem::find(&text, &whole).is_some()
+            });
         // A quoted string has a backslash where the secret has a quote or a backslash; the stretches
         // between those are found as they are.
         let mut between = secret.expose().split(|octet| matches!(octet, b'"' | b'\\'));
         in_base64
+            || whole_in_base64
             || repeats(secret.expose())
             || between.any(|part| part.len() >= 3 && repeats(part))
     }
@@ -547,7 +558,11 @@ mod tests {
             b"user=joe\x01auth=Bearer ya29.a0AfB_byC-1234567890\x01\x01",
         )
         .expect("sound");
+        let short = Credential::password(b"joe", Secret::new(b"pw".to_vec())).expect("sound");
         for (credential, text) in [
+            (&short, encode(b"pw").expose().to_vec()),
+            (&short, b"334 who are you, cHc?".to_vec()),
+            (&short, response(Mechanism::Plain, &short)),
             (
                 &password,
                 b"BAD in: LOGIN joe \"a\\\"battery staple\"".to_vec(),

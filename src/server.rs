@@ -264,6 +264,7 @@ fn admit(socket: TcpStream, address: IpAddr, listener: &Listener, door: &Arc<Doo
     let mut arrival = Arrival {
         accepted: Instant::now(),
         address,
+        is_address_of_balancer: false,
         label: listener.label(),
         protocol: listener.protocol,
         acceptor: listener.acceptor(&gateway),
@@ -295,6 +296,8 @@ struct Arrival {
     accepted: Instant,
     /// The client's, as far as it is known.
     address: IpAddr,
+    /// Whether that is its balancer's.
+    is_address_of_balancer: bool,
     label: &'static str,
     protocol: Protocol,
     acceptor: Option<TlsAcceptor>,
@@ -339,8 +342,12 @@ impl Arrival {
         }
         if is_proxied {
             match self.in_time(proxy_protocol::read(&mut socket)).await {
-                Some(Ok(Source::Client(address))) => self.address = address,
-                Some(Ok(Source::Balancer)) => {}
+                Some(Ok(Some(Source::Client(address)))) => self.address = address,
+                Some(Ok(Some(Source::Unknown))) => self.is_address_of_balancer = true,
+                Some(Ok(None)) => {
+                    debug!(balancer = %self.address, "it has looked whether it is accepted");
+                    return;
+                }
                 Some(Err(error)) => {
                     let balancer = self.address;
                     warn!(%balancer, %error, "a connection of security.proxy_protocol_from is closed");
@@ -367,6 +374,7 @@ impl Arrival {
         let client = Client {
             lines: LineStream::new(transport, self.gateway.timeouts.login),
             address: self.address,
+            is_address_of_balancer: self.is_address_of_balancer,
             secure,
             listener: self.label,
         };

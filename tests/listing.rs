@@ -304,6 +304,7 @@ async fn listed(gateway: &Arc<Gateway>) -> BTreeMap<(u32, u32), u32> {
     let client = Client {
         lines: LineStream::new(Box::new(theirs), Duration::from_secs(60)),
         address: std::net::Ipv4Addr::LOCALHOST.into(),
+        is_address_of_balancer: false,
         secure: false,
         listener: "pop3",
     };

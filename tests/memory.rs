@@ -5,6 +5,7 @@ mod process;
 
 use std::io::Write;
 use std::thread;
+use std::time::Duration;
 
 use process::{LARGE_OCTETS, MANY_MESSAGES, PASSWORD, Popgate, right_response};
 
@@ -16,8 +17,11 @@ const MANY: usize = 6;
 
 type Attack = fn(&Popgate);
 
+/// Attackers at once, where each of them is let have a little.
+const VERY_MANY: usize = 32;
+
 /// By the rows of SECURITY.md.
-const ATTACKS: [(&str, usize, Attack); 15] = [
+const ATTACKS: [(&str, usize, Attack); 17] = [
     ("R1: an endless line before login", MANY, |popgate| {
         pour(&mut popgate.client().stream, &[b'x'; 65536]);
     }),
@@ -35,12 +39,13 @@ const ATTACKS: [(&str, usize, Attack); 15] = [
         pour(&mut popgate.sender().stream, &junk);
     }),
     ("R3: replies that nobody reads", 1, |popgate| {
-        let mut client = popgate.session("many");
-        client
-            .stream
-            .set_write_timeout(Some(std::time::Duration::from_secs(2)))
-            .expect("a limit");
-        pour(&mut client.stream, &b"UIDL\r\nLIST\r\n".repeat(1000));
+        demand(popgate.session("many"), b"UIDL\r\nLIST\r\n");
+    }),
+    ("R3: replies before login", VERY_MANY, |popgate| {
+        demand(popgate.client(), b"CAPA\r\n");
+    }),
+    ("R3: replies of submission", VERY_MANY, |popgate| {
+        demand(popgate.sender(), b"EHLO x\r\n");
     }),
     ("R7: a large message", 1, |popgate| {
         let mut client = popgate.session("large");
@@ -97,7 +102,7 @@ const ATTACKS: [(&str, usize, Attack); 15] = [
             client.line();
             client.ask(&format!("USER {login}"));
             client.say(&format!("PASS {PASSWORD}"));
-            thread::sleep(std::time::Duration::from_millis(500));
+            thread::sleep(Duration::from_millis(500));
         }
     }),
 ];
@@ -155,6 +160,13 @@ fn pour(stream: &mut impl Write, octets: &[u8]) {
             return;
         }
     }
+}
+
+/// One command after the other, and no reply is read.
+fn demand(mut client: process::Client, command: &[u8]) {
+    let patience = Some(Duration::from_secs(2));
+    client.stream.set_write_timeout(patience).expect("a limit");
+    pour(&mut client.stream, &command.repeat(1000));
 }
 
 /// The upstream makes no sense, which is no mistake of the password.

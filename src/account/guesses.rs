@@ -3,23 +3,25 @@
 //! A credential that an upstream has just refused is not shown to it again, so that a device with an old
 //! password does not get its account locked there. And whoever gets passwords wrong has so many attempts
 //! at an upstream, which come back one by one; more have to wait for them, and are put off if that takes
-//! too long. An attempt counts while it is under way, so that many at once gain nothing.
+//! too long. An attempt counts while it is under way, so that many at once gain nothing; and from the
+//! moment at which the upstream may judge it, whatever comes of it but that it is accepted, so that nobody
+//! gains by not waiting for the answer, or by an upstream that gives none.
 //!
-//! Attempts are counted by whose mailbox and which address together: somebody else who gets a password
+//! Attempts are counted by whose password it is and which address together: somebody else who gets one
 //! wrong keeps nobody out. Beside that they are counted by address alone, for who tries one password at
-//! many mailboxes; but not those at a mailbox that was opened from there before.
+//! many logins; but not those at a login that was accepted from there within a day.
 //!
 //! All that is kept are hashes under keys of this process, times and counts.
 
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 
-use super::AccountKey;
 use super::network::network;
 use crate::failure::{Failure, FailureKind};
 use crate::sasl::Credential;
@@ -27,13 +29,16 @@ use crate::sasl::Credential;
 /// How long a refused credential is answered from memory.
 const REFUSAL_REMEMBERED: Duration = Duration::from_secs(60);
 
-/// Attempts at one mailbox from one address.
+/// How long a login is known at an address where it was accepted.
+const ACCEPTANCE_REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Attempts at one login from one address.
 const OF_PAIR: Allowance = Allowance {
     attempts: 10,
     returns_after: Duration::from_secs(5),
 };
 
-/// Attempts from one address, at mailboxes that it has not opened yet.
+/// Attempts from one address, at logins that are not known there.
 const OF_ADDRESS: Allowance = Allowance {
     attempts: 25,
     returns_after: Duration::from_secs(3),
@@ -42,11 +47,14 @@ const OF_ADDRESS: Allowance = Allowance {
 /// How long an attempt waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How often it looks whether it is its turn, while that depends on others.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
-
 /// Entries of each of the tables, of at most 64 octets.
 const ENTRIES_MAX: usize = 100_000;
+
+/// How many of them are forgotten at a time where all of them matter.
+const ENTRIES_FORGOTTEN: usize = ENTRIES_MAX / 10;
+
+/// Those who wait are woken in so many groups: an attempt that ends wakes hardly any who do not wait for it.
+const GROUPS: usize = 64;
 
 /// So many wrong attempts may be made, and one more each time that this has passed.
 #[derive(Clone, Copy)]
@@ -58,18 +66,28 @@ struct Allowance {
 /// What is remembered of those who get passwords wrong, and what may be tried now.
 pub(super) struct Guesses {
     /// So that what is remembered is of no use outside of this process.
-    keys: RandomState,
-    /// By mailbox and credential.
+    hasher: RandomState,
+    /// By login and credential.
     credentials: DashMap<u64, Tried>,
-    /// By mailbox and address.
+    /// By login and address.
     pairs: DashMap<u64, Spent>,
     addresses: DashMap<u64, Spent>,
+    /// Fired when an attempt ends.
+    ended: [Notify; GROUPS],
+}
+
+/// Where an attempt counts.
+#[derive(Clone, Copy)]
+struct Keys {
+    credential: u64,
+    pair: u64,
+    address: u64,
 }
 
 /// What is known of a credential.
 #[derive(Clone, Copy)]
 enum Tried {
-    /// The upstream is being asked, for a client whose mailbox was not opened from there before.
+    /// The upstream is being asked, for a client at whose address the login is not known.
     UnderWay,
     Refused {
         at: Instant,
@@ -84,69 +102,112 @@ struct Spent {
     under_way: u32,
     /// When all that was spent will have come back.
     whole_at: Instant,
-    /// Whether a mailbox was opened.
-    accepted: bool,
+    /// The same, had only those been spent that the upstream called wrong.
+    wrong_until: Instant,
+    /// When the login was accepted last.
+    accepted_at: Option<Instant>,
 }
 
-/// Leave to ask the upstream about a credential once. Dropped without a word about what came of it, it
-/// counts for nothing.
+/// Leave to ask the upstream about a credential once. Dropped before [`Self::ask`], it counts for nothing;
+/// after that it counts, unless the credential was accepted.
 pub struct Attempt<'a> {
     guesses: &'a Guesses,
-    credential: u64,
-    pair: u64,
-    /// None where the mailbox was opened from there before: then the address does not count, and nobody
-    /// else waits for what comes of this.
-    address: Option<u64>,
+    keys: Keys,
+    /// Where the login is known, the address does not count, and nobody else waits for what comes of this.
+    is_known: bool,
     started: Instant,
+    outcome: Outcome,
+}
+
+/// What has come of an attempt so far.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Unasked,
+    /// The upstream may have seen the credential.
+    Asked,
+    Accepted,
+    Rejected,
+}
+
+/// Why an attempt has to wait.
+struct HeldUp {
+    /// Whose end it waits for.
+    by: u64,
+    /// When it may be its turn if none of those ends; `None`: never.
+    until: Option<Instant>,
+    /// Whether it is mostly wrong passwords that hold it up.
+    is_guessing: bool,
 }
 
 impl Guesses {
     pub(super) fn new() -> Self {
         Self {
-            keys: RandomState::new(),
+            hasher: RandomState::new(),
             credentials: DashMap::new(),
             pairs: DashMap::new(),
             addresses: DashMap::new(),
+            ended: std::array::from_fn(|_| Notify::new()),
         }
     }
 
-    /// Leave to ask the upstream, as soon as it can be given.
+    /// Leave to ask the upstream of this name, as soon as it can be given.
     ///
     /// # Errors
     /// `AuthRejected` for what it has just refused, after as long as that took it, so that nobody learns
-    /// what others have tried; `TooManyGuesses` when it would take more than [`PATIENCE`].
+    /// what others have tried. When it would take more than [`PATIENCE`]: `TooManyGuesses`, or
+    /// `AuthUnavailable` if that is rather for an upstream that does not answer.
     pub(super) async fn attempt(
         &self,
-        account: &AccountKey,
+        upstream: &str,
         credential: &Credential,
         address: IpAddr,
     ) -> Result<Attempt<'_>, Failure> {
-        let (upstream, owner) = account;
-        let owner = owner.to_ascii_lowercase();
-        let network = network(address);
-        let pair = self.key((upstream, &owner, network));
-        let address = self.key(network);
-        let credential = self.key((upstream, &owner, credential.fingerprint(&self.keys)));
+        let keys = self.keys(upstream, credential, address);
+        make_room(&self.credentials, Tried::worth);
+        make_room(&self.pairs, Spent::worth);
+        make_room(&self.addresses, Spent::worth);
         let patience_ends = Instant::now() + PATIENCE;
         loop {
-            if let Some(after) = self.refusal(credential) {
+            if let Some(after) = self.refusal(keys.credential) {
                 tokio::time::sleep(after).await;
                 return Err(FailureKind::AuthRejected.because(REMEMBERED));
             }
-            let next = match self.begin(credential, pair, address) {
+            // From here on, so that no end is missed between the look and the wait.
+            let of_credential = self.ended(keys.credential).notified();
+            let of_pair = self.ended(keys.pair).notified();
+            let of_address = self.ended(keys.address).notified();
+            let held_up = match self.begin(keys) {
                 Ok(attempt) => return Ok(attempt),
-                Err(next) => next,
+                Err(held_up) => held_up,
             };
-            sleep_until(next.min(patience_ends)).await;
             if Instant::now() >= patience_ends {
-                let cause = "too many wrong passwords from this address";
-                return Err(FailureKind::TooManyGuesses.because(cause));
+                return Err(held_up.failure());
             }
+            let an_end = match held_up.by {
+                by if by == keys.credential => of_credential,
+                by if by == keys.pair => of_pair,
+                _ => of_address,
+            };
+            let until = held_up.until.unwrap_or(patience_ends);
+            // Either is a reason to look again.
+            let _ = timeout_at(until.min(patience_ends), an_end).await;
         }
     }
 
-    fn key(&self, of: impl Hash) -> u64 {
-        self.keys.hash_one(of)
+    /// Whose password is guessed is told by the login: as whom the client wants to act can be anybody.
+    fn keys(&self, upstream: &str, credential: &Credential, address: IpAddr) -> Keys {
+        let login = credential.login().to_ascii_lowercase();
+        let network = network(address);
+        let fingerprint = credential.fingerprint(&self.hasher);
+        Keys {
+            credential: self.hasher.hash_one((upstream, &login, fingerprint)),
+            pair: self.hasher.hash_one((upstream, &login, network)),
+            address: self.hasher.hash_one(network),
+        }
+    }
+
+    fn ended(&self, key: u64) -> &Notify {
+        &self.ended[key as usize % GROUPS]
     }
 
     /// How long the upstream took to refuse this credential, if it did so a moment ago.
@@ -157,34 +218,38 @@ impl Guesses {
         }
     }
 
-    /// Takes one of each allowance, or says when to look again.
-    fn begin(&self, credential: u64, pair: u64, address: u64) -> Result<Attempt<'_>, Instant> {
-        make_room(&self.credentials, Tried::matters);
-        make_room(&self.pairs, Spent::matters);
-        make_room(&self.addresses, Spent::matters);
+    /// Takes one of each allowance, or says what to wait for.
+    fn begin(&self, keys: Keys) -> Result<Attempt<'_>, HeldUp> {
         // Locked in this order by nobody but here, so that nobody waits for each other.
-        let of_credential = self.credentials.entry(credential);
+        let of_credential = self.credentials.entry(keys.credential);
         if let Entry::Occupied(tried) = &of_credential
             && matches!(tried.get(), Tried::UnderWay)
         {
-            return Err(Instant::now() + LOOK_AGAIN);
+            return Err(HeldUp {
+                by: keys.credential,
+                until: None,
+                is_guessing: false,
+            });
         }
-        let mut of_pair = self.pairs.entry(pair).or_insert_with(Spent::nothing);
-        of_pair.may_begin(OF_PAIR)?;
-        let is_known = of_pair.accepted;
+        let mut of_pair = self.pairs.entry(keys.pair).or_insert_with(Spent::nothing);
+        of_pair.may_begin(OF_PAIR, keys.pair)?;
+        let is_known = of_pair.is_known();
         if !is_known {
-            let mut of_address = self.addresses.entry(address).or_insert_with(Spent::nothing);
-            of_address.may_begin(OF_ADDRESS)?;
+            let mut of_address = self
+                .addresses
+                .entry(keys.address)
+                .or_insert_with(Spent::nothing);
+            of_address.may_begin(OF_ADDRESS, keys.address)?;
             of_address.under_way += 1;
             of_credential.insert(Tried::UnderWay);
         }
         of_pair.under_way += 1;
         Ok(Attempt {
             guesses: self,
-            credential,
-            pair,
-            address: (!is_known).then_some(address),
+            keys,
+            is_known,
             started: Instant::now(),
+            outcome: Outcome::Unasked,
         })
     }
 }
@@ -192,57 +257,90 @@ impl Guesses {
 /// What the log says about an answer from memory.
 const REMEMBERED: &str = "login: the upstream refused this very credential a moment ago";
 
-impl Attempt<'_> {
-    /// The upstream has said what it thinks of it, or has not.
-    pub fn conclude(self, failure: Option<FailureKind>) {
-        let is_wrong = failure == Some(FailureKind::AuthRejected);
-        if is_wrong {
-            let refused = Tried::Refused {
-                at: Instant::now(),
-                after: self.started.elapsed(),
-            };
-            self.guesses.credentials.insert(self.credential, refused);
-        }
-        let Guesses {
-            pairs, addresses, ..
-        } = self.guesses;
-        if let Some(mut spent) = pairs.get_mut(&self.pair) {
-            spent.accepted |= failure.is_none();
-            if is_wrong {
-                spent.spend(OF_PAIR);
+impl HeldUp {
+    fn failure(&self) -> Failure {
+        match self.is_guessing {
+            true => {
+                FailureKind::TooManyGuesses.because("too many wrong passwords from this address")
             }
+            false => FailureKind::AuthUnavailable
+                .because("the upstream has not decided about other logins from this address"),
         }
-        if let Some(address) = self.address.filter(|_| is_wrong)
-            && let Some(mut spent) = addresses.get_mut(&address)
-        {
-            spent.spend(OF_ADDRESS);
+    }
+}
+
+impl Attempt<'_> {
+    /// From now on the upstream may see the credential.
+    pub fn ask(&mut self) {
+        self.outcome = Outcome::Asked;
+    }
+
+    /// It has turned out that the upstream has not seen it.
+    pub fn take_back(&mut self) {
+        self.outcome = Outcome::Unasked;
+    }
+
+    /// The upstream has said what it thinks of it, or has not.
+    pub fn conclude(mut self, failure: Option<FailureKind>) {
+        let Guesses {
+            credentials, pairs, ..
+        } = self.guesses;
+        match failure {
+            None => {
+                self.outcome = Outcome::Accepted;
+                if let Some(mut spent) = pairs.get_mut(&self.keys.pair) {
+                    spent.accepted_at = Some(Instant::now());
+                }
+            }
+            Some(FailureKind::AuthRejected) => {
+                self.outcome = Outcome::Rejected;
+                let refused = Tried::Refused {
+                    at: Instant::now(),
+                    after: self.started.elapsed(),
+                };
+                credentials.insert(self.keys.credential, refused);
+            }
+            Some(_) => {}
         }
     }
 }
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
-        let Guesses {
-            credentials,
-            pairs,
-            addresses,
+        let Self {
+            guesses,
+            keys,
+            outcome,
             ..
-        } = self.guesses;
-        pairs.remove_if_mut(&self.pair, |_, spent| spent.end());
-        if let Some(address) = self.address {
-            addresses.remove_if_mut(&address, |_, spent| spent.end());
-            credentials.remove_if(&self.credential, |_, tried| {
+        } = *self;
+        guesses
+            .pairs
+            .remove_if_mut(&keys.pair, |_, spent| spent.end(outcome, OF_PAIR));
+        if !self.is_known {
+            guesses
+                .addresses
+                .remove_if_mut(&keys.address, |_, spent| spent.end(outcome, OF_ADDRESS));
+            guesses.credentials.remove_if(&keys.credential, |_, tried| {
                 matches!(tried, Tried::UnderWay)
             });
+        }
+        for key in [keys.credential, keys.pair, keys.address] {
+            guesses.ended(key).notify_waiters();
         }
     }
 }
 
 impl Tried {
-    fn matters(&self) -> bool {
+    fn worth(&self) -> Worth {
         match self {
-            Self::UnderWay => true,
-            Self::Refused { at, .. } => at.elapsed() < REFUSAL_REMEMBERED,
+            Self::UnderWay => Worth {
+                is_under_way: true,
+                ..Worth::default()
+            },
+            Self::Refused { at, .. } => Worth {
+                returns_after: REFUSAL_REMEMBERED.saturating_sub(at.elapsed()),
+                ..Worth::default()
+            },
         }
     }
 }
@@ -252,54 +350,92 @@ impl Spent {
         Self {
             under_way: 0,
             whole_at: Instant::now(),
-            accepted: false,
+            wrong_until: Instant::now(),
+            accepted_at: None,
         }
     }
 
-    /// Whether one more attempt can be wrong; otherwise when to look again.
-    fn may_begin(&self, allowance: Allowance) -> Result<(), Instant> {
+    /// Whether one more attempt can be wrong; otherwise what those of this `key` have to wait for.
+    fn may_begin(&self, allowance: Allowance, key: u64) -> Result<(), HeldUp> {
         let now = Instant::now();
-        let missing = self.whole_at.saturating_duration_since(now);
-        let taken = missing.as_secs_f64() / allowance.returns_after.as_secs_f64();
-        // Rounded up: what has come back in part is not there yet.
-        let free = f64::from(allowance.attempts) - taken.ceil();
-        if f64::from(self.under_way) < free {
+        let taken = |until: Instant| {
+            let missing = until.saturating_duration_since(now);
+            // Rounded up: what has come back in part is not there yet.
+            (missing.as_secs_f64() / allowance.returns_after.as_secs_f64()).ceil()
+        };
+        let under_way = f64::from(self.under_way);
+        let not_free = taken(self.whole_at) + under_way;
+        if not_free < f64::from(allowance.attempts) {
             return Ok(());
         }
-        // Others may be right, and what they hold be free at once.
-        if self.under_way > 0 {
-            return Err(now + LOOK_AGAIN);
-        }
-        let all_but_one = allowance.returns_after * (allowance.attempts - 1);
-        Err(self.whole_at - all_but_one)
+        let spent_at_most = allowance.attempts.checked_sub(self.under_way + 1);
+        Err(HeldUp {
+            by: key,
+            until: spent_at_most.map(|spent| self.whole_at - allowance.returns_after * spent),
+            is_guessing: 2.0 * taken(self.wrong_until) >= not_free,
+        })
     }
 
     /// One is not under way any more; whether that leaves nothing to remember.
-    fn end(&mut self) -> bool {
-        // After the table was cleared there is less than was begun.
+    fn end(&mut self, outcome: Outcome, allowance: Allowance) -> bool {
+        // Where it was forgotten meanwhile, there is less than was begun.
         self.under_way = self.under_way.saturating_sub(1);
-        !self.matters()
+        let later = |until: Instant| until.max(Instant::now()) + allowance.returns_after;
+        match outcome {
+            Outcome::Unasked | Outcome::Accepted => {}
+            Outcome::Asked => self.whole_at = later(self.whole_at),
+            Outcome::Rejected => {
+                self.whole_at = later(self.whole_at);
+                self.wrong_until = later(self.wrong_until);
+            }
+        }
+        self.worth() == Worth::default()
     }
 
-    /// One was wrong.
-    fn spend(&mut self, allowance: Allowance) {
-        self.whole_at = self.whole_at.max(Instant::now()) + allowance.returns_after;
+    fn is_known(&self) -> bool {
+        self.accepted_at
+            .is_some_and(|at| at.elapsed() < ACCEPTANCE_REMEMBERED)
     }
 
-    fn matters(&self) -> bool {
-        self.accepted || self.under_way > 0 || self.whole_at > Instant::now()
+    fn worth(&self) -> Worth {
+        Worth {
+            is_under_way: self.under_way > 0,
+            returns_after: self.whole_at.saturating_duration_since(Instant::now()),
+            accepted_at: self.accepted_at.filter(|_| self.is_known()),
+        }
     }
 }
 
-/// Forgets what does not matter any more when a table is full, and if that is not enough, everything:
-/// an attacker who brings so many addresses is not held up by counting them, and nobody else shall be.
-fn make_room<V: Copy>(table: &DashMap<u64, V>, matters: impl Fn(&V) -> bool) {
+/// How much an entry matters, nothing by default: first of all what is under way, then what is not
+/// forgiven yet, then who came in last.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Worth {
+    is_under_way: bool,
+    returns_after: Duration,
+    accepted_at: Option<Instant>,
+}
+
+/// Forgets what does not matter any more when a table is full, and if that is not enough, what matters
+/// least: not all of it, since who brings so many addresses would begin anew with each of them, and not
+/// nothing, since nobody else shall be kept out for want of room.
+fn make_room<V>(table: &DashMap<u64, V>, worth: impl Fn(&V) -> Worth) {
     if table.len() < ENTRIES_MAX {
         return;
     }
-    table.retain(|_, value| matters(value));
-    if table.len() >= ENTRIES_MAX {
-        table.clear();
+    table.retain(|_, value| worth(value) != Worth::default());
+    if table.len() < ENTRIES_MAX {
+        return;
+    }
+    let mut entries: Vec<_> = table
+        .iter()
+        .map(|entry| (worth(entry.value()), *entry.key()))
+        .collect();
+    // Others may have made room meanwhile.
+    if entries.len() > ENTRIES_FORGOTTEN {
+        let (least, _, _) = entries.select_nth_unstable(ENTRIES_FORGOTTEN);
+        for (_, key) in least {
+            table.remove(key);
+        }
     }
 }
 
@@ -309,6 +445,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
+    use crate::sasl::Mechanism;
     use crate::secret::Secret;
 
     const HERE: &str = "2001:db8:1:2::7";
@@ -317,6 +454,9 @@ mod tests {
 
     /// How long the upstream takes to answer.
     const ROUND_TRIP: Duration = Duration::from_millis(50);
+
+    /// How long popgate waits for one that says nothing.
+    const SILENCE: Duration = Duration::from_secs(30);
 
     /// An upstream at which `right` is everybody's password.
     #[derive(Clone)]
@@ -334,15 +474,35 @@ mod tests {
         }
 
         async fn log_in(&self, login: &str, password: &str, from: &str) -> Result<(), FailureKind> {
-            let account = ("default".into(), login.as_bytes().to_vec());
-            let secret = Secret::new(password.as_bytes().to_vec());
-            let credential = Credential::password(login.as_bytes(), secret).expect("sound");
+            self.log_in_as("", login, password, from).await
+        }
+
+        /// What the upstream says is told by the password: nothing at all to that of `silence`.
+        async fn log_in_as(
+            &self,
+            owner: &str,
+            login: &str,
+            password: &str,
+            from: &str,
+        ) -> Result<(), FailureKind> {
+            let credential = credential(owner, login, password);
             let address = from.parse().expect("an address");
-            let attempt = self.guesses.attempt(&account, &credential, address).await;
-            let attempt = attempt.map_err(|failure| failure.kind)?;
+            let attempt = self.guesses.attempt("default", &credential, address).await;
+            let mut attempt = attempt.map_err(|failure| failure.kind)?;
+            attempt.ask();
             self.times.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(ROUND_TRIP).await;
-            let refused = (password != "right").then_some(FailureKind::AuthRejected);
+            let refused = match password {
+                "right" => None,
+                "silence" => {
+                    tokio::time::sleep(SILENCE).await;
+                    return Err(FailureKind::UpstreamUnreachable);
+                }
+                throttled if throttled.starts_with("throttled") => {
+                    Some(FailureKind::AuthUnavailable)
+                }
+                _ => Some(FailureKind::AuthRejected),
+            };
             attempt.conclude(refused);
             refused.map_or(Ok(()), Err)
         }
@@ -351,18 +511,29 @@ mod tests {
             self.times.swap(0, Ordering::Relaxed)
         }
 
-        /// So many guesses at once, each by what its number says.
-        async fn storm(&self, guesses: u32, guess: impl Fn(u32) -> [String; 3]) {
+        /// So many guesses at once, each by what its number says; what they are told.
+        async fn storm(
+            &self,
+            guesses: u32,
+            guess: impl Fn(u32) -> [String; 3],
+        ) -> Vec<Result<(), FailureKind>> {
             let storm: Vec<_> = (0..guesses)
                 .map(|number| {
                     let (asked, [login, password, from]) = (self.clone(), guess(number));
                     tokio::spawn(async move { asked.log_in(&login, &password, &from).await })
                 })
                 .collect();
+            let mut told = Vec::new();
             for guess in storm {
-                let _ = guess.await.expect("no panic");
+                told.push(guess.await.expect("no panic"));
             }
+            told
         }
+    }
+
+    fn credential(owner: &str, login: &str, password: &str) -> Credential {
+        let response = Secret::new(format!("{owner}\0{login}\0{password}").into_bytes());
+        Credential::from_response(Mechanism::Plain, &response).expect("sound")
     }
 
     /// A timer has milliseconds, which are rounded up.
@@ -420,8 +591,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn guesses_at_once_are_no_more() {
         let asked = Asked::new();
-        asked.storm(200, password).await;
+        let told = asked.storm(200, password).await;
         assert!((11..=13).contains(&asked.times()));
+        let put_off = told
+            .iter()
+            .filter(|told| **told == Err(FailureKind::TooManyGuesses));
+        assert!(put_off.count() >= 187);
         let late = asked.log_in("joe", "another", NEXT_DOOR).await;
         assert_eq!(late, Err(FailureKind::AuthRejected), "the same site waits");
     }
@@ -480,43 +655,165 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_the_upstream_did_not_judge_counts_for_nothing() {
+    async fn what_the_upstream_does_not_judge_is_a_guess_as_well() {
+        for guess in ["throttled", "silence"] {
+            let asked = Asked::new();
+            let guesses = |number| {
+                let password = match guess {
+                    "throttled" => format!("throttled{number}"),
+                    silence => silence.to_owned(),
+                };
+                // Each at another login, since a credential that is under way is asked about once.
+                [format!("user{}", number % 25), password, HERE.to_owned()]
+            };
+            let told = asked.storm(100, guesses).await;
+            assert!((25..=28).contains(&asked.times()), "{guess}");
+            let unavailable = told
+                .iter()
+                .filter(|told| **told == Err(FailureKind::AuthUnavailable));
+            assert!(unavailable.count() >= 72, "{guess}: nothing was wrong");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_by_one_they_are_too() {
         let asked = Asked::new();
-        let account = ("default".into(), b"joe".to_vec());
-        let secret = Secret::new(b"right".to_vec());
-        let credential = Credential::password(b"joe", secret).expect("sound");
+        let began = Instant::now();
+        for number in 0..OF_PAIR.attempts {
+            let password = format!("throttled{number}");
+            let throttled = asked.log_in("joe", &password, HERE).await;
+            assert_eq!(throttled, Err(FailureKind::AuthUnavailable));
+        }
+        assert!(takes_round_trips(began, OF_PAIR.attempts));
+        assert_eq!(asked.log_in("joe", "right", HERE).await, Ok(()));
+        assert!(began.elapsed() >= OF_PAIR.returns_after, "has to wait");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_upstream_has_not_seen_counts_for_nothing() {
+        let guesses = Guesses::new();
+        let credential = credential("", "joe", "right");
         let address = HERE.parse().expect("an address");
         for number in 0..100 {
-            let attempt = asked.guesses.attempt(&account, &credential, address);
-            let attempt = attempt.await.expect("no guess");
-            match number % 2 {
+            let attempt = guesses.attempt("default", &credential, address);
+            let mut attempt = attempt.await.expect("no guess");
+            match number % 3 {
                 0 => attempt.conclude(Some(FailureKind::UpstreamUnreachable)),
+                1 => {
+                    attempt.ask();
+                    attempt.take_back();
+                }
                 _ => drop(attempt),
             }
         }
-        assert!(asked.guesses.pairs.is_empty() && asked.guesses.addresses.is_empty());
-        assert!(asked.guesses.credentials.is_empty());
+        assert!(guesses.pairs.is_empty() && guesses.addresses.is_empty());
+        assert!(guesses.credentials.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_the_login_whose_password_is_guessed() {
+        let asked = Asked::new();
+        let guess = |number: u32| {
+            let asked = asked.clone();
+            async move {
+                let (owner, password) = (format!("random{number}"), format!("{number}"));
+                asked.log_in_as(&owner, "joe", &password, HERE).await
+            }
+        };
+        let storm: Vec<_> = (0..200).map(|number| tokio::spawn(guess(number))).collect();
+        for guess in storm {
+            guess.await.expect("no panic").expect_err("wrong");
+        }
+        assert!((11..=13).contains(&asked.times()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_account_of_the_attackers_own_makes_nobody_else_known() {
+        let asked = Asked::new();
+        assert_eq!(asked.log_in("mallory", "right", HERE).await, Ok(()));
+        asked.times();
+        let guess = |number: u32| {
+            let asked = asked.clone();
+            async move {
+                let login = format!("victim{number}");
+                asked.log_in_as("mallory", &login, "guess", HERE).await
+            }
+        };
+        let storm: Vec<_> = (0..200).map(|number| tokio::spawn(guess(number))).collect();
+        for guess in storm {
+            guess.await.expect("no panic").expect_err("wrong");
+        }
+        assert!((25..=28).contains(&asked.times()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_goes_on_as_soon_as_it_may() {
+        let asked = Asked::new();
+        let began = Instant::now();
+        let right = |_| ["joe".to_owned(), "right".to_owned(), HERE.to_owned()];
+        assert_eq!(asked.storm(2, right).await, [Ok(()), Ok(())]);
+        assert!(takes_round_trips(began, 2), "one after the other");
     }
 
     #[tokio::test(start_paused = true)]
     async fn no_more_than_a_limit_is_remembered() {
         let table = DashMap::new();
-        let now = Instant::now();
-        for key in 0..ENTRIES_MAX as u64 {
-            let after = Duration::ZERO;
-            table.insert(key, Tried::Refused { at: now, after });
-        }
+        let fill = || {
+            let at = Instant::now();
+            for key in 0..ENTRIES_MAX as u64 {
+                let after = Duration::ZERO;
+                table.insert(key, Tried::Refused { at, after });
+            }
+            table.insert(7, Tried::UnderWay);
+        };
+        fill();
         tokio::time::advance(REFUSAL_REMEMBERED / 2).await;
-        make_room(&table, Tried::matters);
-        assert!(table.is_empty(), "all of it mattered");
-        for key in 0..ENTRIES_MAX as u64 {
-            let after = Duration::ZERO;
-            table.insert(key, Tried::Refused { at: now, after });
-        }
-        table.insert(7, Tried::UnderWay);
-        tokio::time::advance(REFUSAL_REMEMBERED / 2).await;
-        make_room(&table, Tried::matters);
+        make_room(&table, Tried::worth);
+        assert_eq!(table.len(), ENTRIES_MAX - ENTRIES_FORGOTTEN, "all mattered");
+        assert!(table.contains_key(&7), "under way");
+        fill();
+        tokio::time::advance(REFUSAL_REMEMBERED).await;
+        make_room(&table, Tried::worth);
         assert_eq!(table.len(), 1, "what has passed makes room");
         assert!(size_of::<(u64, Tried)>() <= 64 && size_of::<(u64, Spent)>() <= 64);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_matters_least_is_forgotten_first() {
+        let table = DashMap::new();
+        let start = Instant::now();
+        let accepted = |seconds| Spent {
+            accepted_at: Some(start + Duration::from_secs(seconds)),
+            ..Spent::nothing()
+        };
+        let half = ENTRIES_MAX as u64 / 2;
+        for key in 0..half {
+            table.insert(key, accepted(key % 3600));
+            let mut wrong = Spent::nothing();
+            wrong.end(Outcome::Rejected, OF_PAIR);
+            table.insert(half + key, wrong);
+        }
+        make_room(&table, Spent::worth);
+        let left =
+            |range: std::ops::Range<u64>| range.filter(|key| table.contains_key(key)).count();
+        assert_eq!(left(half..2 * half), half as usize, "penalties run on");
+        assert_eq!(left(0..half), half as usize - ENTRIES_FORGOTTEN);
+        assert!(
+            !table.contains_key(&0) && table.contains_key(&3599),
+            "the oldest"
+        );
+        tokio::time::advance(ACCEPTANCE_REMEMBERED + Duration::from_secs(3600)).await;
+        for key in 2 * half..3 * half {
+            table.insert(
+                key,
+                Spent {
+                    under_way: 1,
+                    ..Spent::nothing()
+                },
+            );
+        }
+        make_room(&table, Spent::worth);
+        assert_eq!(left(0..half), 0, "a day has passed");
+        assert_eq!(table.len(), half as usize);
     }
 }

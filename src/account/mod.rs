@@ -136,15 +136,16 @@ impl Accounts {
     /// Leave to ask the upstream once whether this credential is right, for a client at this address.
     ///
     /// # Errors
-    /// `AuthRejected` when the upstream has just refused it, `TooManyGuesses` when too many were wrong.
+    /// `AuthRejected` when the upstream has just refused it, `TooManyGuesses` when too many were wrong,
+    /// `AuthUnavailable` when it does not decide about those that were before it.
     pub async fn attempt(
         &self,
         upstream: &Upstream,
         credential: &Credential,
         address: IpAddr,
     ) -> Result<Attempt<'_>, Failure> {
-        let account = account_key(upstream, credential.mailbox_owner());
-        self.guesses.attempt(&account, credential, address).await
+        let name = &upstream.settings().name;
+        self.guesses.attempt(name, credential, address).await
     }
 
     /// A session of this credential has begun.

@@ -131,11 +131,9 @@ impl Gateway {
         client.secure
             || match &self.cleartext_login {
                 CleartextLogin::Never => false,
-                CleartextLogin::Loopback => client.address.is_loopback(),
+                CleartextLogin::Loopback => client.own_address().is_some_and(|it| it.is_loopback()),
                 CleartextLogin::Always => true,
-                CleartextLogin::From(networks) => networks
-                    .iter()
-                    .any(|network| network.contains(&client.address)),
+                CleartextLogin::From(networks) => client.comes_from(networks),
             }
     }
 }
@@ -144,8 +142,11 @@ impl Gateway {
 pub struct Client {
     /// What it says, and what it is told.
     pub lines: LineStream,
-    /// From where it comes.
+    /// From where it comes, for limits and the log; what is granted to addresses is granted to
+    /// [`Self::own_address`].
     pub address: IpAddr,
+    /// Whether that is only its balancer's, which did not tell its own.
+    pub is_address_of_balancer: bool,
     /// Whether TLS protects it.
     pub secure: bool,
     /// As metrics call the place where it came in.
@@ -153,6 +154,17 @@ pub struct Client {
 }
 
 impl Client {
+    /// None of a client whose balancer does not tell it.
+    fn own_address(&self) -> Option<IpAddr> {
+        (!self.is_address_of_balancer).then_some(self.address)
+    }
+
+    /// Whether it is known to be in one of these. What a balancer may do is not for whoever comes through it.
+    fn comes_from(&self, networks: &[IpNet]) -> bool {
+        let is_in = |address: IpAddr| networks.iter().any(|network| network.contains(&address));
+        self.own_address().is_some_and(is_in)
+    }
+
     /// What is logged within it, by whatever part, names the session. There is none at INFO, where each line
     /// of a session says so by itself.
     fn span(&self, session: SessionId) -> Span {

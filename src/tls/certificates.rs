@@ -31,7 +31,8 @@ pub struct CertificateFiles {
 /// The certificates of all listeners. Who asks for a name that none of them has gets the first.
 pub struct Certificates {
     files: Vec<CertificateFiles>,
-    /// As the files were when they were last looked at, whether or not they were of use then.
+    /// As the files were when they could last be used; nothing as long as they cannot, so that they are
+    /// tried again although nothing of them changes but who may read them.
     seen: Mutex<Vec<Option<Version>>>,
     shown: RwLock<Arc<[Pair]>>,
 }
@@ -66,7 +67,7 @@ impl Certificates {
         }))
     }
 
-    /// Shows what is in the files now, if they are others than before; `None` if not.
+    /// Shows what is in the files now, if they are others than before, or could not be used; `None` if not.
     ///
     /// # Errors
     /// As [`Self::read`]: what was shown stays.
@@ -76,10 +77,14 @@ impl Certificates {
         if *seen == now {
             return None;
         }
-        *seen = now;
-        Some(pairs(&self.files).map(|pairs| {
+        let read = pairs(&self.files).map(|pairs| {
             *self.shown.write().unwrap_or_else(PoisonError::into_inner) = pairs;
-        }))
+        });
+        *seen = match read {
+            Ok(()) => now,
+            Err(_) => Vec::new(),
+        };
+        Some(read)
     }
 
     /// When the first of them expires, in seconds since 1970.
@@ -185,4 +190,61 @@ fn version(path: &Path) -> io::Result<Version> {
         octets: metadata.len(),
         modified: (metadata.mtime(), metadata.mtime_nsec()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::*;
+
+    /// What an EACCES between `cp` and `chown` leaves: a file that becomes readable, and is as old and as
+    /// large as before.
+    #[test]
+    fn files_that_could_not_be_used_are_tried_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let files = CertificateFiles {
+            certificate: folder.path().join("a.crt"),
+            private_key: folder.path().join("a.key"),
+        };
+        let pair = || {
+            let key = KeyPair::generate().expect("a key");
+            let params = CertificateParams::new(["a.example".to_owned()]).expect("a name");
+            let certificate = params.self_signed(&key).expect("a certificate");
+            (certificate.pem(), key.serialize_pem())
+        };
+        let write = |certificate: &str, key: &str| {
+            fs::write(&files.certificate, certificate).expect("written");
+            fs::write(&files.private_key, key).expect("written");
+            for file in [&files.certificate, &files.private_key] {
+                let file = fs::File::options().append(true).open(file);
+                file.and_then(|file| file.set_modified(UNIX_EPOCH))
+                    .expect("ours");
+            }
+        };
+        let (certificate, key) = pair();
+        write(&certificate, &key);
+        let certificates = Certificates::read(vec![files.clone()]).expect("sound");
+        assert_eq!(certificates.reread_if_changed(), None);
+
+        let (certificate, key) = pair();
+        write(
+            &format!("another one\n{certificate}"),
+            &"x".repeat(key.len()),
+        );
+        let unreadable = certificates.reread_if_changed();
+        assert!(matches!(unreadable, Some(Err(_))), "{unreadable:?}");
+        assert_eq!(certificates.reread_if_changed(), unreadable);
+        let seen = versions(&certificates.files);
+        write(&format!("another one\n{certificate}"), &key);
+        assert_eq!(
+            versions(&certificates.files),
+            seen,
+            "nothing seems to change"
+        );
+        assert_eq!(certificates.reread_if_changed(), Some(Ok(())));
+        assert_eq!(certificates.reread_if_changed(), None);
+    }
 }

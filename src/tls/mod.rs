@@ -38,7 +38,7 @@ fn provider() -> CryptoProvider {
 pub enum Alpn {
     /// `pop3` (RFC 7595)
     Pop3,
-    /// Nothing: submission has no name there (RFC 7301, IANA).
+    /// `smtp`, which is no registered name: submission has none (RFC 7301, IANA).
     Submission,
 }
 

@@ -261,6 +261,11 @@ impl ImapClient {
         })
     }
 
+    /// Whether the upstream may have seen a credential.
+    pub fn has_shown_credential(&self) -> bool {
+        self.credential.is_some()
+    }
+
     /// Deviations of this provider.
     pub fn quirks(&self) -> &Quirks {
         &self.upstream.settings().quirks

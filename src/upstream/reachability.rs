@@ -58,10 +58,20 @@ impl Upstream {
             succeeded,
         };
         let before = services.of(service).replace(now);
-        let has_greeted = |attempt: Option<Attempt>| attempt.is_some_and(|it| it.succeeded);
-        let up = has_greeted(services.imap)
-            && (self.settings.smtp.is_none() || has_greeted(services.submission));
-        self.metrics.set_upstream_up(&self.settings.name, up);
+        let greeted = |attempt: Option<Attempt>| attempt.map(|it| it.succeeded);
+        let submission = match self.settings.smtp {
+            Some(_) => greeted(services.submission),
+            None => Some(true),
+        };
+        let up = match (greeted(services.imap), submission) {
+            (Some(imap), Some(submission)) => Some(imap && submission),
+            (Some(false), None) | (None, Some(false)) => Some(false),
+            // What was known of the upstream under other settings stays, until all of it is tried.
+            (Some(true) | None, None) | (None, Some(true)) => None,
+        };
+        if let Some(up) = up {
+            self.metrics.set_upstream_up(&self.settings.name, up);
+        }
         drop(services);
         let upstream = &self.settings.name;
         match (before.map(|attempt| attempt.succeeded), succeeded) {
@@ -178,21 +188,32 @@ mod tests {
         draining: CancellationToken,
     }
 
+    fn endpoint(service: Service, port: u16) -> Endpoint {
+        Endpoint {
+            service,
+            host: "localhost".to_owned(),
+            port,
+            security: EndpointSecurity::Clear,
+        }
+    }
+
+    fn upstream(
+        settings: config::Upstream,
+        greeter: &Arc<Greeter>,
+        metrics: &Arc<Metrics>,
+    ) -> Arc<Upstream> {
+        let second = Duration::from_secs(1);
+        let upstream = Upstream::new(Arc::new(settings), second, greeter.clone(), metrics.clone());
+        Arc::new(upstream.expect("the system's roots"))
+    }
+
     fn watched(probe_interval: Option<Duration>) -> Watched {
         crate::tls::install_provider();
         let greeter = Arc::new(Greeter::default());
         let metrics = Arc::new(Metrics::new(&["default"], &[]).expect("sound families"));
-        let endpoint = Endpoint {
-            service: Service::Imap,
-            host: "localhost".to_owned(),
-            port: 143,
-            security: EndpointSecurity::Clear,
-        };
-        let mut settings = config::Upstream::new("default", endpoint);
+        let mut settings = config::Upstream::new("default", endpoint(Service::Imap, 143));
         settings.probe_interval = probe_interval;
-        let second = Duration::from_secs(1);
-        let upstream = Upstream::new(Arc::new(settings), second, greeter.clone(), metrics.clone());
-        let upstream = Arc::new(upstream.expect("the system's roots"));
+        let upstream = upstream(settings, &greeter, &metrics);
         let draining = CancellationToken::new();
         tokio::spawn({
             let (upstream, draining) = (upstream.clone(), draining.clone());
@@ -232,6 +253,32 @@ mod tests {
         draining.cancel();
         sleep(10 * minute).await;
         assert_eq!(greeter.connections.load(Ordering::Relaxed), connections);
+    }
+
+    /// As after a reload that changed something of an upstream which can be reached.
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_told_before_all_is_tried_or_some_has_failed() {
+        let Watched {
+            greeter, metrics, ..
+        } = watched(None);
+        let before = |up| {
+            metrics.set_upstream_up("default", up);
+            let mut settings = config::Upstream::new("default", endpoint(Service::Imap, 143));
+            settings.smtp = Some(endpoint(Service::Submission, 587));
+            upstream(settings, &greeter, &metrics)
+        };
+        let again = before(true);
+        again.tried(Service::Imap, true);
+        assert!(is_up(&metrics));
+        again.tried(Service::Submission, false);
+        assert!(!is_up(&metrics));
+        before(true).tried(Service::Submission, false);
+        assert!(!is_up(&metrics));
+        let again = before(false);
+        again.tried(Service::Submission, true);
+        assert!(!is_up(&metrics));
+        again.tried(Service::Imap, true);
+        assert!(is_up(&metrics));
     }
 
     #[tokio::test(start_paused = true)]

@@ -345,6 +345,11 @@ impl SubmissionClient {
         self.stream.close().await;
     }
 
+    /// Whether the upstream may have seen a credential.
+    pub fn has_shown_credential(&self) -> bool {
+        self.credential.is_some()
+    }
+
     /// Octets from and to the upstream so far.
     pub fn octets(&self) -> (u64, u64) {
         (self.stream.octets_read(), self.stream.octets_written())

@@ -1,12 +1,16 @@
 //! SIGTERM, SIGHUP, and a log that nobody reads.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::net::TcpStream;
-use std::process::Stdio;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::process::{Connection, PATIENCE, Popgate, Setting, get, wait_for};
+
+/// Of open(2), on Linux.
+const O_NONBLOCK: i32 = 0o4000;
 
 /// SECURITY O1, O2
 #[test]
@@ -77,6 +81,28 @@ fn a_second_signal_ends_it_now() {
     assert!(began.elapsed() < Duration::from_secs(30));
 }
 
+/// As where a disk hangs, or a name server says nothing: a thread waits, for ever.
+#[test]
+fn it_ends_although_a_thread_does_not() {
+    let mut popgate = Popgate::start(&Setting {
+        sections: "[timeouts]\nshutdown_delay = \"0s\"\n",
+        ..Setting::default()
+    });
+    let config = popgate.folder.path().join("popgate.toml");
+    fs::remove_file(&config).expect("there");
+    let made = Command::new("mkfifo").arg(&config).status();
+    assert!(made.expect("mkfifo runs").success());
+    popgate.signal("HUP");
+    // That succeeds as soon as somebody reads; there is never anything to be read.
+    let mut options = File::options();
+    options.write(true).custom_flags(O_NONBLOCK);
+    let writer = wait_for(|| options.open(&config).ok());
+    assert!(writer.is_some(), "the settings are not read");
+    popgate.signal("TERM");
+    popgate.wait_for_log("all sessions have ended");
+    assert_eq!(popgate.wait().code(), Some(0));
+}
+
 const RELOADED: &str = "popgate_config_last_reload_successful";
 
 #[test]
@@ -124,6 +150,46 @@ fn a_reload_is_for_new_sessions_and_all_or_nothing() {
     assert_eq!(&before.ask("QUIT")[..3], "+OK");
     popgate.signal("TERM");
     assert_eq!(popgate.wait().code(), Some(0));
+}
+
+const SENDING: &str =
+    "[upstream.sending]\nimap = \"imap://127.0.0.1:9\"\nsmtp = \"smtp://127.0.0.1:9\"\n";
+const SENDING_UP: &str = "popgate_upstream_up{upstream=\"sending\"}";
+
+/// And those of settings that were refused never come to be.
+#[test]
+fn an_upstream_that_is_gone_is_not_down() {
+    let mut popgate = Popgate::start(&Setting::default());
+    let trace = popgate.folder.path().join("trace");
+    fs::write(&trace, "").expect("written");
+    let permit = |mode| fs::set_permissions(&trace, Permissions::from_mode(mode)).expect("ours");
+    permit(0o644);
+    let traced = "[trace]\nlogin = \"demo\"\nfile = \"trace\"\n";
+    let sending = &format!("{traced}{SENDING}");
+    let configure = |popgate: &Popgate, sections| {
+        popgate.configure(&Setting {
+            sections,
+            ..Setting::default()
+        });
+        popgate.signal("HUP");
+    };
+    configure(&popgate, sending);
+    popgate.wait_for_log("others may read or write it; chmod 600 it");
+    popgate.wait_for_metric(RELOADED, 0.0);
+    assert!(!popgate.metrics().contains_key(SENDING_UP));
+
+    permit(0o600);
+    configure(&popgate, sending);
+    popgate.wait_for_metric(SENDING_UP, 0.0);
+    configure(&popgate, traced);
+    let gone = wait_for(|| (!popgate.metrics().contains_key(SENDING_UP)).then_some(()));
+    assert!(gone.is_some(), "it is still said to be down");
+    // The trace is the same, and went on.
+    let log = popgate.log();
+    let opened = log
+        .iter()
+        .filter(|line| line.contains("is written to a file"));
+    assert_eq!(opened.count(), 1, "{log:#?}");
 }
 
 /// The admin port is not known where nobody reads the log; a port that was free a moment ago is.
@@ -205,7 +271,7 @@ fn a_key_that_is_missing_is_named() -> io::Result<()> {
         "[tls]\ncertificate = \"a.crt\"\nprivate_key = \"a.key\"\n\
          [upstream.default]\nimap = \"imap://127.0.0.1:9\"\n",
     )?;
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_popgate"))
+    let output = Command::new(env!("CARGO_BIN_EXE_popgate"))
         .arg("serve")
         .current_dir(folder.path())
         .env_clear()

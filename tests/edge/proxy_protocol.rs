@@ -1,5 +1,8 @@
 //! The PROXY protocol: required of whom it is expected from, and of no use to anybody else.
 
+use std::fs;
+use std::path::Path;
+
 use crate::process::{Connection, Popgate, Setting};
 
 const REJECTED: &str =
@@ -36,11 +39,29 @@ fn the_header_tells_the_client() {
     let mut connection = popgate.connect();
     connection.say("PROXY TCP6 ::1 ::1 5000 110");
     connection.log_in();
-    // The balancer's own, as when it looks whether we live.
-    for header in [
-        &b"PROXY UNKNOWN\r\n"[..],
-        b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00",
-    ] {
+}
+
+/// `PROXY UNKNOWN`, and in version 2 LOCAL and UNSPEC.
+const WITHOUT_ADDRESS: [&[u8]; 3] = [
+    b"PROXY UNKNOWN\r\n",
+    b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00",
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x00\x00\x00",
+];
+
+/// What this machine may do, on which the balancer is, is not for whoever comes through it.
+#[test]
+fn who_has_no_address_gets_nothing_by_it() {
+    for login in ["\"loopback\"", "[\"127.0.0.0/8\"]"] {
+        let popgate = behind_a_balancer(&format!("cleartext_login = {login}\n"));
+        for header in WITHOUT_ADDRESS {
+            let mut connection = popgate.connect();
+            connection.send(header);
+            connection.expect("+OK");
+            assert_eq!(&connection.ask("USER demo")[..4], "-ERR");
+        }
+    }
+    let popgate = behind_a_balancer("cleartext_login = \"always\"\n");
+    for header in WITHOUT_ADDRESS {
         let mut connection = popgate.connect();
         connection.send(header);
         connection.log_in();
@@ -48,8 +69,41 @@ fn the_header_tells_the_client() {
 }
 
 #[test]
+fn who_has_no_address_does_not_send_without_a_login() {
+    let prepare = |folder: &Path| fs::write(folder.join("password"), "demo").expect("written");
+    let popgate = Popgate::start(&Setting {
+        sections: "[security]\nproxy_protocol_from = [\"127.0.0.0/8\"]\n\
+                   [smtp]\nlisten = [\"127.0.0.1:0\"]\n\
+                   [smtp.unauthenticated]\nnetworks = [\"127.0.0.0/8\"]\nlogin = \"scanner\"\n\
+                   password_file = \"password\"\n\
+                   [upstream.sending]\nimap = \"imap://127.0.0.1:9\"\nsmtp = \"smtp://127.0.0.1:9\"\n\
+                   [[route]]\nlogin = \"scanner\"\nupstream = \"sending\"\n\
+                   [[route]]\nlogin = \"*\"\nupstream = \"default\"\n",
+        prepare: Some(&prepare),
+        ..Setting::default()
+    });
+    let reply = |header: &[u8]| {
+        let mut connection = Connection::to(popgate.addresses()[1]);
+        connection.send(header);
+        connection.expect("220");
+        connection.say("EHLO me");
+        while connection.line().starts_with("250-") {}
+        connection.ask("MAIL FROM:<demo@example.org>")
+    };
+    for header in WITHOUT_ADDRESS {
+        let reply = reply(header);
+        assert!(reply.starts_with("530"), "{reply}");
+    }
+    // Whose address is told gets as far as the upstream, of which there is none.
+    let reply = reply(b"PROXY TCP4 127.0.0.1 127.0.0.1 5000 587\r\n");
+    assert!(reply.starts_with("4"), "{reply}");
+}
+
+#[test]
 fn without_the_header_nobody_gets_in() {
     let mut popgate = behind_a_balancer("");
+    // A health check is not counted.
+    popgate.connect().close();
     for beginning in [
         "USER demo\r\nPASS demo",
         "PROXY TCP4 192.0.2.7 10.0.0.1 5000",

@@ -23,13 +23,6 @@ RULES = ROOT / "deploy/prometheus/rules.yaml"
 DASHBOARDS = sorted((ROOT / "grafana").glob("*.json"))
 RUNBOOK = ROOT / "deploy/prometheus/RUNBOOK.md"
 
-# What the rules and dashboards are ready for; it is looked at as soon as popgate has it.
-AWAITED = {
-    "popgate_tls_certificate_expiry_timestamp_seconds",
-    "popgate_config_last_reload_successful",
-    "popgate_tls_certificate_last_reload_successful",
-}
-
 # What a data source of Grafana has for $__rate_interval with a scrape each second.
 RATE_INTERVAL = "5s"
 
@@ -151,11 +144,6 @@ class Prometheus:
     def _ask(self, kind, **parameters):
         text, _ = http(f"{self.base}/api/v1/{kind}?{urllib.parse.urlencode(parameters)}")
         return json.loads(text)["data"]["result"]
-
-
-def not_there_yet():
-    text, _ = world().popgates[0].metrics()
-    return {metric for metric in AWAITED if metric not in text}
 
 
 class World:

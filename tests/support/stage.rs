@@ -176,6 +176,7 @@ impl Stage {
         let client = Client {
             lines: LineStream::new(Box::new(end), gateway.timeouts.login),
             address: transcript.address,
+            is_address_of_balancer: false,
             secure: transcript.secure,
             listener: match (transcript.submission, transcript.secure) {
                 (false, false) => "pop3",

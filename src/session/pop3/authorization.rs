@@ -92,6 +92,8 @@ async fn negotiate(
     progress: &mut Progress,
 ) -> Result<Negotiated, SessionEnd> {
     loop {
+        // Who says more than it hears must not make its replies pile up.
+        client.lines.relieve().await?;
         let line = client.lines.line(AUTHORIZATION_LINE_OCTETS_MAX).await?;
         let started = Instant::now();
         let command = match Command::parse(line) {

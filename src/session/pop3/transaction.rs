@@ -23,6 +23,8 @@ pub(super) async fn run(
     record: &mut Record,
 ) -> Result<(), SessionEnd> {
     loop {
+        // Who says more than it hears must not make its replies pile up.
+        client.lines.relieve().await?;
         if timeout(REST_AFTER, client.lines.wait_readable())
             .await
             .is_err()

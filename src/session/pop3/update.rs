@@ -65,7 +65,13 @@ async fn apply(
     record: &mut Record,
 ) -> Result<(), Failure> {
     if logged_in.settings.mark_seen == MarkSeen::Retrieved {
-        mark_seen(&update.retrieved, gateway, logged_in, record).await?;
+        match mark_seen(&update.retrieved, logged_in).await {
+            // QUIT promises deletions, not flags: what keeps nothing from being removed is only noted.
+            Err(failure) if update.deleted.is_empty() || failure.kind.leaves_upstream_usable() => {
+                record.failed(&failure, gateway);
+            }
+            result => result?,
+        }
     }
     if update.deleted.is_empty() {
         return Ok(());
@@ -85,27 +91,16 @@ async fn apply(
     result
 }
 
-/// QUIT promises deletions, not flags: where they cannot be set, it is only noted.
-async fn mark_seen(
-    retrieved: &UidSet,
-    gateway: &Gateway,
-    logged_in: &mut LoggedIn,
-    record: &mut Record,
-) -> Result<(), Failure> {
+/// Marks what was retrieved in full, where the mailbox takes marks.
+async fn mark_seen(retrieved: &UidSet, logged_in: &mut LoggedIn) -> Result<(), Failure> {
     if logged_in.selected.read_only || !logged_in.selected.permanent_flags.seen {
         return Ok(());
     }
     for part in retrieved.split(UIDS_MAX) {
-        let stored = logged_in
+        logged_in
             .imap
-            .store(&part, FlagChange::Set, StoredFlag::Seen);
-        match stored.await {
-            Err(failure) if failure.kind.leaves_upstream_usable() => {
-                record.failed(&failure, gateway);
-                return Ok(());
-            }
-            result => result?,
-        }
+            .store(&part, FlagChange::Set, StoredFlag::Seen)
+            .await?;
     }
     Ok(())
 }

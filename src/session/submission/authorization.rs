@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Introduction, LoggedIn, Record, ehlo};
+use crate::account::Attempt;
 use crate::failure::{Failure, FailureKind};
 use crate::sasl::{Credential, Mechanism};
 use crate::secret::Secret;
@@ -105,6 +106,8 @@ async fn negotiate(
     introduction: &mut Option<Introduction>,
 ) -> Result<Negotiated, SessionEnd> {
     loop {
+        // Who says more than it hears must not make its replies pile up.
+        client.lines.relieve().await?;
         let line = client.lines.line(AUTHENTICATION_LINE_OCTETS_MAX).await?;
         let started = Instant::now();
         let command = match Command::parse(line) {
@@ -307,7 +310,8 @@ async fn log_in(
     let open = gateway.metrics.upstream_connection(&name, "in_use");
     let hostname = &gateway.submission.settings.hostname;
     let trace = record.trace.as_ref();
-    let connected = timeout_at(login_ends, connect(&upstream, &credential, hostname, trace))
+    let connecting = connect(&upstream, &credential, hostname, attempt, trace);
+    let connected = timeout_at(login_ends, connecting)
         .await
         .unwrap_or_else(|_| {
             let cause = "the upstream did not finish the login within timeouts.login";
@@ -315,9 +319,6 @@ async fn log_in(
         });
     let refused = connected.as_ref().err().map(|failure| failure.kind);
     gateway.metrics.auth_attempt(&name, refused);
-    if let Some(attempt) = attempt {
-        attempt.conclude(refused);
-    }
     let connection = connected?;
     // Only who has proved to be somebody may take somebody's place.
     let owner = credential.mailbox_owner();
@@ -363,25 +364,37 @@ async fn log_in_by_network(
     }
 }
 
-/// A connection that is logged in.
+/// A connection that is logged in; of the `attempt`, what became of it is told, and that it counts if
+/// nobody waits for that.
 pub(super) async fn connect(
     upstream: &std::sync::Arc<Upstream>,
     credential: &Credential,
     hostname: &str,
+    mut attempt: Option<Attempt<'_>>,
     trace: Option<&SessionTrace>,
 ) -> Result<SubmissionClient, Failure> {
     let mut connection = upstream.connect_submission(hostname).await?;
     if let Some(trace) = trace {
         connection.tap(trace.upstream_leg());
     }
-    connection.authenticate(credential).await?;
+    if let Some(attempt) = &mut attempt {
+        attempt.ask();
+    }
+    let authenticated = connection.authenticate(credential).await;
+    if let Some(mut attempt) = attempt {
+        if !connection.has_shown_credential() {
+            attempt.take_back();
+        }
+        attempt.conclude(authenticated.as_ref().err().map(|failure| failure.kind));
+    }
+    authenticated?;
+    if let Some(trace) = trace {
+        trace.accepted();
+    }
     Ok(connection)
 }
 
 fn needs_no_login(client: &Client, gateway: &Gateway) -> bool {
     let unauthenticated = gateway.submission.settings.unauthenticated.as_ref();
-    unauthenticated.is_some_and(|permitted| {
-        let mut networks = permitted.networks.iter();
-        networks.any(|network| network.contains(&client.address))
-    })
+    unauthenticated.is_some_and(|permitted| client.comes_from(&permitted.networks))
 }

@@ -204,6 +204,8 @@ enum Between {
 
 async fn between_chunks(session: &mut Session<'_>) -> Result<Between, SessionEnd> {
     loop {
+        // Who says more than it hears must not make its replies pile up.
+        session.client.lines.relieve().await?;
         let line = session.client.lines.line(COMMAND_LINE_OCTETS_MAX).await?;
         let command = match Command::parse(line) {
             Ok(command) => command,

@@ -103,6 +103,8 @@ impl Envelope {
         session: &mut Session<'_>,
     ) -> Result<(Command, Instant), SessionEnd> {
         loop {
+            // Who says more than it hears must not make its replies pile up.
+            session.client.lines.relieve().await?;
             if !session.client.lines.has_line() || !takes_several_commands(session.logged_in) {
                 self.settle(session).await?;
             }

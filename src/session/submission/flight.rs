@@ -138,7 +138,8 @@ async fn reopen(gateway: &Gateway, logged_in: &mut LoggedIn) -> Result<(), Failu
         trace,
         ..
     } = &*logged_in;
-    let connected = authorization::connect(upstream, credential, hostname, trace.as_ref()).await;
+    let connected =
+        authorization::connect(upstream, credential, hostname, None, trace.as_ref()).await;
     let connection = connected.map_err(|failure| match failure.kind {
         // It was right a while ago, so the user is not asked for another one.
         FailureKind::AuthRejected => {

@@ -22,7 +22,6 @@ impl SubmissionClient {
     pub async fn authenticate(&mut self, credential: &Credential) -> Result<(), Failure> {
         let misconfigured = |cause: &str| FailureKind::Misconfigured.because(cause);
         let mechanism = choose_mechanism(self.extensions, credential).map_err(misconfigured)?;
-        self.credential = Some(credential.clone());
         let mut answers = self.answers(mechanism, credential);
         if answers
             .iter()
@@ -32,6 +31,7 @@ impl SubmissionClient {
                 "the credential is longer than RFC 4954 permits",
             ));
         }
+        self.credential = Some(credential.clone());
         let mut command = format!("AUTH {}", mechanism.name()).into_bytes();
         // The first answer may come with the command, where that is short enough; LOGIN's never does,
         // since no document says so.

@@ -1,52 +1,64 @@
 //! A POP3 session between a client and an upstream that both say anything: every line that the upstream
 //! hears is one command of ours; nothing is changed there before QUIT, nor more than was marked by DELE; and
-//! no body gets its terminator before the upstream's tagged response.
+//! no body gets its terminator before the upstream's tagged OK.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use popgate_fuzz::{Event, Service, connections, has_only_crlf, heard_by_upstream, play};
+use popgate_fuzz::{
+    Event, Service, connections, has_only_crlf, heard_by_upstream, next_line, play,
+};
 
 /// With what a tagged line may go on.
-const COMMANDS: [&[u8]; 18] = [
+const COMMANDS: [&[u8]; 19] = [
     b"CAPABILITY",
     b"LOGIN ",
     b"AUTHENTICATE ",
     b"ID ",
     b"ENABLE ",
+    b"NAMESPACE",
+    b"LIST ",
+    b"XLIST ",
+    b"CREATE ",
     b"SELECT ",
+    b"FETCH ",
     b"UID FETCH ",
     b"UID SEARCH ",
     b"UID STORE ",
     b"UID COPY ",
     b"UID MOVE ",
     b"UID EXPUNGE ",
-    b"LIST ",
-    b"XLIST ",
-    b"CREATE ",
     b"NOOP",
     b"LOGOUT",
-    b"SUBSCRIBE ",
 ];
 
 fuzz_target!(|script: &[u8]| {
     let events = play(script, Service::Pop3);
     for connection in 0..connections(&events) {
-        check_commands(&heard_by_upstream(&events, connection));
+        let asked_for = asked_for(&events, connection);
+        check_commands(&heard_by_upstream(&events, connection), &asked_for);
     }
     check_changes(&events);
     check_terminators(&events);
 });
 
 /// One command a line, each with the next tag, but for literals and the answers to challenges.
-fn check_commands(heard: &[u8]) {
+fn check_commands(heard: &[u8], asked_for: &[usize]) {
     let mut rest = heard;
     let mut in_authenticate = false;
     let mut tags = 0;
     while let Some(end) = rest.iter().position(|octet| *octet == b'\n') {
         let mut line = rest[..end + 1].to_vec();
         rest = &rest[end + 1..];
-        // The octets of a literal are arguments, whatever they are.
+        // The octets of a literal are arguments, whatever they are. An upstream that was asked for them may
+        // have answered the command instead: then nobody can tell what it takes the next command for.
         while let Some(octets) = literal(&line) {
+            let is_asked = !line.ends_with(b"+}\r\n");
+            if is_asked
+                && !asked_for.contains(&(heard.len() - rest.len()))
+                && rest.starts_with(format!("g{} ", tags + 2).as_bytes())
+            {
+                return;
+            }
             let Some(behind) = rest.get(octets..) else {
                 return;
             };
@@ -82,6 +94,23 @@ fn check_commands(heard: &[u8]) {
     }
 }
 
+/// How many octets an upstream had heard each time that it asked for more.
+fn asked_for(events: &[Event], connection: usize) -> Vec<usize> {
+    let (mut heard, mut asked_for) = (0, Vec::new());
+    for event in events {
+        match event {
+            Event::UpstreamHears(number, octets) if *number == connection => heard += octets.len(),
+            Event::UpstreamSays(number, line)
+                if *number == connection && line.starts_with(b"+") =>
+            {
+                asked_for.push(heard);
+            }
+            _ => {}
+        }
+    }
+    asked_for
+}
+
 /// How many octets of a literal follow this line.
 fn literal(line: &[u8]) -> Option<usize> {
     let line = line.strip_suffix(b"}\r\n")?;
@@ -96,12 +125,16 @@ fn literal(line: &[u8]) -> Option<usize> {
 /// STORE, COPY, MOVE and EXPUNGE come behind QUIT, and name no more messages than DELE did.
 fn check_changes(events: &[Event]) {
     let (mut deletions, mut has_quit) = (0, false);
+    let mut unfinished = Vec::new();
     for event in events {
         match event {
-            Event::ClientSays(line) => {
-                let line = line.to_ascii_uppercase();
-                deletions += u64::from(line.starts_with(b"DELE"));
-                has_quit |= line.trim_ascii() == b"QUIT";
+            Event::ClientSays(octets) => {
+                unfinished.extend_from_slice(octets);
+                while let Some(line) = next_line(&mut unfinished) {
+                    let line = line.to_ascii_uppercase();
+                    deletions += u64::from(line.starts_with(b"DELE"));
+                    has_quit |= line.trim_ascii() == b"QUIT";
+                }
             }
             Event::UpstreamHears(_, octets) => {
                 for line in octets.split(|octet| *octet == b'\n') {
@@ -115,7 +148,7 @@ fn check_changes(events: &[Event]) {
                     }
                 }
             }
-            Event::ClientHears(_) | Event::UpstreamSays(_) => {}
+            Event::ClientHears(_) | Event::UpstreamSays(..) => {}
         }
     }
 }
@@ -135,42 +168,60 @@ fn changed(line: &[u8]) -> Option<u64> {
     is_change.then(|| words.next().expect("a set").split(',').map(count).sum())
 }
 
-/// While a body is on its way the client hears no terminator.
+/// Where the client is with a body that was asked for by the command of this tag.
+enum Transfer {
+    Idle,
+    /// Its status line has not come.
+    Asked(Vec<u8>),
+    InBody(Vec<u8>),
+}
+
+/// A body gets its terminator only when the upstream has said that it was all.
 fn check_terminators(events: &[Event]) {
-    let mut fetching: Option<Vec<u8>> = None;
-    let mut steps_since = 0;
+    let mut said = Vec::new();
+    let mut transfer = Transfer::Idle;
+    let mut unfinished = Vec::new();
     for event in events {
         match event {
             Event::UpstreamHears(_, octets) => {
                 for line in octets.split(|octet| *octet == b'\n') {
-                    let is_body = line.windows(5).any(|part| part == b".PEEK");
-                    if is_body && fetching.is_none() {
-                        fetching = line
-                            .split(|octet| *octet == b' ')
-                            .next()
-                            .map(<[u8]>::to_vec);
-                        steps_since = 0;
+                    if line.windows(5).any(|part| part == b".PEEK") {
+                        let tag = line.split(|octet| *octet == b' ').next();
+                        let tag = tag.unwrap_or_default().to_vec();
+                        // TOP may ask for its parts one by one.
+                        transfer = match transfer {
+                            Transfer::InBody(_) => Transfer::InBody(tag),
+                            Transfer::Idle | Transfer::Asked(_) => Transfer::Asked(tag),
+                        };
                     }
                 }
             }
-            Event::UpstreamSays(line) => {
-                // Whatever it says about that command, somebody has decided that it is over.
-                if let Some(tag) = &fetching
-                    && line.starts_with(tag)
-                {
-                    fetching = None;
-                }
-                steps_since += 1;
-            }
-            Event::ClientSays(_) => steps_since += 1,
+            // An upstream that answers before it is asked has answered.
+            Event::UpstreamSays(_, line) => said.push(line.to_ascii_lowercase()),
+            Event::ClientSays(_) => {}
             Event::ClientHears(octets) => {
-                let ends = octets.windows(5).any(|part| part == b"\r\n.\r\n") || octets == b".\r\n";
-                // What came with the step that began it is of an earlier command.
-                assert!(
-                    !(ends && fetching.is_some() && steps_since > 0),
-                    "ended too early"
-                );
+                unfinished.extend_from_slice(octets);
+                while let Some(line) = next_line(&mut unfinished) {
+                    transfer = after_line(transfer, line.trim_ascii_end(), &said);
+                }
             }
         }
+    }
+}
+
+fn after_line(transfer: Transfer, line: &[u8], said: &[Vec<u8>]) -> Transfer {
+    match transfer {
+        Transfer::Asked(_) if line.starts_with(b"-ERR") => Transfer::Idle,
+        Transfer::Asked(tag) | Transfer::InBody(tag) if line == b"." => {
+            let completion = [&tag[..], b" ok"].concat();
+            assert!(
+                said.iter().any(|line| line.starts_with(&completion)),
+                "a terminator without {}",
+                completion.escape_ascii()
+            );
+            Transfer::Idle
+        }
+        Transfer::Asked(tag) | Transfer::InBody(tag) => Transfer::InBody(tag),
+        Transfer::Idle => Transfer::Idle,
     }
 }

@@ -15,7 +15,7 @@ fuzz_target!(|octets: &[u8]| {
             std::task::Poll::Pending => panic!("a slice is never waited for"),
         }
     };
-    if let Ok(source) = read {
+    if let Ok(Some(source)) = read {
         let header = &octets[..octets.len() - unread.len()];
         assert_eq!(proxy_protocol::parse(header), Some(source));
     }

@@ -4,7 +4,6 @@
 //! says, `s: ` the upstream says, where `TAG` is the oldest command that it has not answered, `s| ` likewise
 //! without that, `eof client`, `eof upstream`, `set on_delete = …`. Everything that is said is written down in
 //! its order.
-#![cfg(feature = "sessions")]
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,7 +15,7 @@ use popgate::config::{Config, Endpoint, Flags};
 use popgate::line_stream::{ByteStream, LineStream};
 use popgate::session::submission::{self, SentCopies};
 use popgate::session::{Client, Gateway, pop3};
-use popgate::state::{Listings, Memory};
+use popgate::state::Listings;
 use popgate::upstream::{Dial, Dialling};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::{Instant, sleep, timeout};
@@ -38,9 +37,11 @@ pub enum Service {
 /// Something that was said.
 #[derive(Debug)]
 pub enum Event {
+    /// Octets, of a line, some lines or a part of one.
     ClientSays(Vec<u8>),
     ClientHears(Vec<u8>),
-    UpstreamSays(Vec<u8>),
+    /// A line, on the connection of this number.
+    UpstreamSays(usize, Vec<u8>),
     /// On the connection of this number.
     UpstreamHears(usize, Vec<u8>),
 }
@@ -56,6 +57,7 @@ pub fn play(script: &[u8], service: Service) -> Vec<Event> {
 }
 
 struct Play {
+    service: Service,
     client: Option<DuplexStream>,
     dialer: Arc<Dialer>,
     upstreams: Vec<Option<DuplexStream>>,
@@ -85,6 +87,7 @@ impl Play {
         let client_of_popgate = Client {
             lines: LineStream::new(Box::new(end), gateway.timeouts.login),
             address: [127, 0, 0, 1].into(),
+            is_address_of_balancer: false,
             secure: true,
             listener: "pop3s",
         };
@@ -97,6 +100,7 @@ impl Play {
             }
         });
         let mut play = Self {
+            service,
             client: Some(client),
             dialer,
             upstreams: Vec::new(),
@@ -128,8 +132,8 @@ impl Play {
 
     async fn act(&mut self, line: &[u8]) {
         if let Some(said) = line.strip_prefix(b"C: ") {
-            self.events.push(Event::ClientSays(said.to_vec()));
-            let octets = [said, b"\r\n"].concat();
+            let octets = client_octets(said);
+            self.events.push(Event::ClientSays(octets.clone()));
             if let Some(client) = &mut self.client {
                 let _ = client.write_all(&octets).await;
             }
@@ -155,8 +159,9 @@ impl Play {
 
     async fn upstream_says(&mut self, said: Vec<u8>) {
         let octets = [said.as_slice(), b"\r\n"].concat();
-        self.events.push(Event::UpstreamSays(said));
+        let number = self.upstreams.len().wrapping_sub(1);
         if let Some(Some(upstream)) = self.upstreams.last_mut() {
+            self.events.push(Event::UpstreamSays(number, said));
             let _ = upstream.write_all(&octets).await;
         }
     }
@@ -173,37 +178,68 @@ impl Play {
                 self.unfinished.clear();
                 has_heard = true;
             }
-            if let Some(client) = &mut self.client
-                && let Some(octets) = heard(client).await
-            {
-                self.events.push(Event::ClientHears(octets));
-                has_heard = true;
-            }
-            for number in 0..self.upstreams.len() {
-                if let Some(upstream) = &mut self.upstreams[number]
-                    && let Some(octets) = heard(upstream).await
-                {
-                    self.note_tags(&octets);
-                    self.events.push(Event::UpstreamHears(number, octets));
-                    has_heard = true;
-                }
-            }
+            // What happened at once is told in the order of its causes: a reply to POP3 may precede the next
+            // command's work, one to SMTP follows what was passed on.
+            has_heard |= match self.service {
+                Service::Pop3 => self.hear_client().await | self.hear_upstreams().await,
+                Service::Submission => self.hear_upstreams().await | self.hear_client().await,
+            };
             if !has_heard {
                 return;
             }
         }
     }
 
+    async fn hear_client(&mut self) -> bool {
+        let Some(client) = &mut self.client else {
+            return false;
+        };
+        let octets = heard(client).await;
+        let has_heard = octets.is_some();
+        self.events.extend(octets.map(Event::ClientHears));
+        has_heard
+    }
+
+    async fn hear_upstreams(&mut self) -> bool {
+        let mut has_heard = false;
+        for number in 0..self.upstreams.len() {
+            if let Some(upstream) = &mut self.upstreams[number]
+                && let Some(octets) = heard(upstream).await
+            {
+                self.note_tags(&octets);
+                self.events.push(Event::UpstreamHears(number, octets));
+                has_heard = true;
+            }
+        }
+        has_heard
+    }
+
     fn note_tags(&mut self, octets: &[u8]) {
         self.unfinished.extend_from_slice(octets);
-        while let Some(end) = self.unfinished.iter().position(|octet| *octet == b'\n') {
-            let line: Vec<u8> = self.unfinished.drain(..=end).collect();
+        while let Some(line) = next_line(&mut self.unfinished) {
             let mut words = line.split(|octet| *octet == b' ');
             if let (Some(tag), Some(_)) = (words.next(), words.next()) {
                 self.tags.push_back(tag.to_vec());
             }
         }
     }
+}
+
+/// A client may say a bare LF, spelt `\n`, and with a backslash at the end no line end.
+fn client_octets(said: &[u8]) -> Vec<u8> {
+    let (mut rest, line_end): (&[u8], &[u8]) = match said.strip_suffix(b"\\") {
+        Some(said) => (said, b""),
+        None => (said, b"\r\n"),
+    };
+    let mut octets = Vec::with_capacity(said.len() + 2);
+    while let Some(at) = rest.windows(2).position(|pair| pair == b"\\n") {
+        octets.extend_from_slice(&rest[..at]);
+        octets.push(b'\n');
+        rest = &rest[at + 2..];
+    }
+    octets.extend_from_slice(rest);
+    octets.extend_from_slice(line_end);
+    octets
 }
 
 async fn heard(end: &mut DuplexStream) -> Option<Vec<u8>> {
@@ -279,12 +315,15 @@ impl Model {
                 self.config.pop3.logins.clone(),
                 self.config.limits.upstream_connections_per_account,
             ),
-            memory: Memory::default(),
-            listings: Listings::new(self.config.listing_cache_octets),
+            memory: Arc::default(),
+            listings: Arc::new(Listings::new(self.config.listing_cache_octets)),
             metrics: self.gateway.metrics.clone(),
             timeouts: self.gateway.timeouts.clone(),
             cleartext_login: self.gateway.cleartext_login.clone(),
+            certificates: None,
             tls: None,
+            limits: self.config.limits.clone(),
+            proxy_protocol_from: Vec::new(),
             read_ahead_octets: 0,
             client_workarounds: Vec::new(),
             submission: submission::Service {
@@ -314,6 +353,12 @@ pub fn connections(events: &[Event]) -> usize {
         _ => None,
     });
     numbers.max().unwrap_or(0)
+}
+
+/// Takes a line with its end from what has come of a stream.
+pub fn next_line(octets: &mut Vec<u8>) -> Option<Vec<u8>> {
+    let end = octets.iter().position(|octet| *octet == b'\n')?;
+    Some(octets.drain(..=end).collect())
 }
 
 /// Complains about CR and LF outside of CRLF.

@@ -3,11 +3,19 @@
 //! Label values come from closed sets or from the config, never from the wire, and every series is
 //! there from the start, at zero, so that the number of series does not grow with users.
 
+mod label;
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     core::Collector,
+};
+
+pub use self::label::{
+    DeleteAction, ListingCache, ReadAhead, Rejection, SentCopyResult, SubmissionResult,
 };
 
 use crate::failure::FailureKind;
@@ -34,6 +42,8 @@ pub const LISTENERS: [&str; 4] = ["pop3", "pop3s", "smtp", "smtps"];
 /// All families, and the registry that `/metrics` prints.
 pub struct Metrics {
     registry: Registry,
+    /// Those of the settings; of others none is said to be down, although sessions may still use them.
+    upstreams: Mutex<BTreeSet<String>>,
     ready: IntGaugeVec,
     connections_limit: IntGaugeVec,
     build_info: IntGaugeVec,
@@ -61,173 +71,6 @@ pub struct Metrics {
     config_reload: IntGaugeVec,
     oauth_refresh: IntCounterVec,
     accounts: IntGaugeVec,
-}
-
-/// Why a connection was turned away before a session began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rejection {
-    /// `limits.connections`
-    Connections,
-    /// `limits.connections_per_address`
-    ConnectionsPerAddress,
-    /// The TLS handshake failed or took too long.
-    TlsHandshake,
-    /// There was no PROXY header where one has to be.
-    ProxyHeader,
-}
-
-impl Rejection {
-    const ALL: [Self; 4] = [
-        Self::Connections,
-        Self::ConnectionsPerAddress,
-        Self::TlsHandshake,
-        Self::ProxyHeader,
-    ];
-
-    /// The metric label.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Connections => "connections",
-            Self::ConnectionsPerAddress => "connections_per_address",
-            Self::TlsHandshake => "tls_handshake",
-            Self::ProxyHeader => "proxy_header",
-        }
-    }
-}
-
-/// What became of reading ahead.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReadAhead {
-    /// A message had been asked for when the client wanted it.
-    Hit,
-    /// It had not.
-    Miss,
-    /// A message was asked for, and the client did not want it.
-    Dropped,
-}
-
-impl ReadAhead {
-    const ALL: [Self; 3] = [Self::Hit, Self::Miss, Self::Dropped];
-
-    /// The metric label.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::Miss => "miss",
-            Self::Dropped => "dropped",
-        }
-    }
-}
-
-/// What a login had to ask of the mailbox's contents.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ListingCache {
-    /// Nothing: SELECT said that all is as it was.
-    Hit,
-    /// What had changed.
-    Updated,
-    /// Everything.
-    Miss,
-}
-
-impl ListingCache {
-    const ALL: [Self; 3] = [Self::Hit, Self::Updated, Self::Miss];
-
-    /// The metric label.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::Updated => "updated",
-            Self::Miss => "miss",
-        }
-    }
-}
-
-/// What became of deleted messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeleteAction {
-    /// Removed for good.
-    Expunged,
-    /// In another folder.
-    Moved,
-    /// Marked `\Deleted`.
-    Flagged,
-    /// Hidden from POP3.
-    Hidden,
-    /// Still there, although QUIT asked for it.
-    Refused,
-}
-
-impl DeleteAction {
-    const ALL: [Self; 5] = [
-        Self::Expunged,
-        Self::Moved,
-        Self::Flagged,
-        Self::Hidden,
-        Self::Refused,
-    ];
-
-    /// The metric label.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Expunged => "expunged",
-            Self::Moved => "moved",
-            Self::Flagged => "flagged",
-            Self::Hidden => "hidden",
-            Self::Refused => "refused",
-        }
-    }
-}
-
-/// What became of a message that a client began to send.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SubmissionResult {
-    /// The upstream took it.
-    Accepted,
-    /// The upstream refused it, or we did.
-    Refused,
-    /// The upstream was lost.
-    Failed,
-    /// The client did not finish it.
-    Aborted,
-}
-
-impl SubmissionResult {
-    const ALL: [Self; 4] = [Self::Accepted, Self::Refused, Self::Failed, Self::Aborted];
-
-    /// The metric label.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Accepted => "accepted",
-            Self::Refused => "refused",
-            Self::Failed => "failed",
-            Self::Aborted => "aborted",
-        }
-    }
-}
-
-/// What became of the copy of a sent message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SentCopyResult {
-    /// It is in the folder of sent mail.
-    Stored,
-    /// The provider had put one there already.
-    Duplicate,
-    /// There is none.
-    Failed,
-}
-
-impl SentCopyResult {
-    const ALL: [Self; 3] = [Self::Stored, Self::Duplicate, Self::Failed];
-
-    /// The metric label.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Stored => "stored",
-            Self::Duplicate => "duplicate",
-            Self::Failed => "failed",
-        }
-    }
 }
 
 impl Metrics {
@@ -267,6 +110,7 @@ impl Metrics {
             oauth_refresh: families.counter("oauth_refresh_total", "Access tokens that were asked for with a refresh token.", &["upstream", "result"])?,
             accounts: families.gauge("accounts", "Accounts that popgate keeps itself.", &["state"])?,
             registry: families.0,
+            upstreams: Mutex::default(),
         };
         metrics.initialize(upstreams, outcomes);
         #[cfg(target_os = "linux")]
@@ -331,14 +175,27 @@ impl Metrics {
         for state in ["active", "disconnected"] {
             self.accounts.with_label_values(&[state]);
         }
-        self.add_upstreams(upstreams);
+        self.replace_upstreams(upstreams);
     }
 
-    /// Settings that were read again may have others.
-    pub fn add_upstreams(&self, upstreams: &[&str]) {
+    /// Settings that were read again may have others. What was counted of those before stays.
+    pub fn replace_upstreams(&self, upstreams: &[&str]) {
+        let names = upstreams.iter().map(ToString::to_string).collect();
+        let mut known = self.upstreams();
+        for gone in known.difference(&names) {
+            // The only error is that there is none.
+            let _ = self.upstream_up.remove_label_values(&[gone]);
+        }
+        *known = names;
         for upstream in upstreams {
             self.initialize_upstream(upstream);
         }
+    }
+
+    fn upstreams(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.upstreams
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn initialize_upstream(&self, upstream: &str) {
@@ -397,6 +254,12 @@ impl Metrics {
             .set(i64::try_from(expires).unwrap_or(i64::MAX));
     }
 
+    /// A listener shows no certificates any more.
+    pub fn no_certificate(&self, listener: &str) {
+        // The only error is that it never did.
+        let _ = self.certificate_expiry.remove_label_values(&[listener]);
+    }
+
     /// The files of certificates had changed.
     pub fn certificates_reread(&self, succeeded: bool) {
         let gauge = self.certificate_reload.with_label_values::<&str>(&[]);
@@ -437,11 +300,13 @@ impl Metrics {
             .observe(duration.as_secs_f64());
     }
 
-    /// A login was answered without the upstream, by what it refused a moment ago, or by too many guesses.
+    /// A login was answered without the upstream, by what it refused a moment ago, by too many guesses, or
+    /// because it does not decide about others.
     pub fn auth_withheld(&self, upstream: &str, failure: FailureKind) {
         let result = match failure {
             FailureKind::AuthRejected => "remembered",
-            _ => "held_back",
+            FailureKind::TooManyGuesses => "held_back",
+            _ => "failed",
         };
         self.auth_attempts
             .with_label_values(&[upstream, result])
@@ -518,9 +383,11 @@ impl Metrics {
 
     /// All services of an upstream could be reached when that was last tried, or not.
     pub fn set_upstream_up(&self, upstream: &str, up: bool) {
-        self.upstream_up
-            .with_label_values(&[upstream])
-            .set(i64::from(up));
+        if self.upstreams().contains(upstream) {
+            self.upstream_up
+                .with_label_values(&[upstream])
+                .set(i64::from(up));
+        }
     }
 
     /// An upstream failed.
@@ -620,6 +487,27 @@ impl Drop for OpenGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn count(metrics: &Metrics, name: &str) -> usize {
+        let families = metrics.registry().gather();
+        let family = families.iter().find(|family| family.name() == name);
+        family.map_or(0, |family| family.get_metric().len())
+    }
+
+    #[test]
+    fn what_is_gone_is_neither_down_nor_expires() {
+        let metrics = Metrics::new(&["old", "other"], &["quit"]).expect("sound families");
+        metrics.set_upstream_up("old", true);
+        metrics.certificate_expiry("pop3", 1);
+        metrics.replace_upstreams(&["other", "new"]);
+        metrics.no_certificate("pop3");
+        metrics.no_certificate("pop3s");
+        // A session that began before connects once more.
+        metrics.set_upstream_up("old", false);
+        assert_eq!(count(&metrics, "popgate_upstream_up"), 2);
+        let expiry = "popgate_tls_certificate_expiry_timestamp_seconds";
+        assert_eq!(count(&metrics, expiry), 0);
+    }
 
     #[test]
     fn every_series_is_there_from_the_start() {
