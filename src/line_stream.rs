@@ -121,6 +121,7 @@ pub struct LineStream {
     sent: usize,
     stall_limit: Duration,
     deadline: Option<Instant>,
+    has_stalled: bool,
     octets_read: u64,
     octets_written: u64,
     tapped: Option<Box<Tapped>>,
@@ -163,6 +164,7 @@ impl LineStream {
             sent: 0,
             stall_limit,
             deadline: None,
+            has_stalled: false,
             octets_read: 0,
             octets_written: 0,
             tapped: None,
@@ -203,6 +205,11 @@ impl LineStream {
     /// Octets that came in and have not been handed out.
     pub fn has_input(&self) -> bool {
         self.consumed < self.input.len()
+    }
+
+    /// Whether input was waited for in vain, on a stream that did not close.
+    pub fn has_stalled(&self) -> bool {
+        self.has_stalled
     }
 
     /// Octets read from the transport so far.
@@ -316,11 +323,15 @@ impl LineStream {
             .deadline
             .map_or(stalled, |deadline| stalled.min(deadline));
         if until <= now {
+            self.has_stalled = true;
             return Err(LineError::Stalled);
         }
         let mut within = (&mut self.stream).take(self.read_octets as u64);
         match timeout_at(until, within.read_buf(&mut self.input)).await {
-            Err(_) => Err(LineError::Stalled),
+            Err(_) => {
+                self.has_stalled = true;
+                Err(LineError::Stalled)
+            }
             Ok(Ok(0)) => Err(LineError::Closed),
             Ok(Ok(octets)) => {
                 self.octets_read += octets as u64;

@@ -63,6 +63,7 @@ struct Mailbox {
     pending: Option<(usize, Event)>,
     /// Commands of this session.
     commands: usize,
+    logins: usize,
     /// What the client has not been told of yet.
     news: String,
     /// Whether this session says VANISHED instead of EXPUNGE.
@@ -79,6 +80,7 @@ impl Mailbox {
             messages: BTreeMap::new(),
             pending: None,
             commands: 0,
+            logins: 0,
             news: String::new(),
             qresync: false,
         }
@@ -145,6 +147,7 @@ impl Mailbox {
         let mut answer = String::new();
         if command.starts_with("LOGIN") || command.starts_with("AUTHENTICATE") {
             self.qresync = false;
+            self.logins += 1;
             return format!("{tag} OK [CAPABILITY {}] welcome\r\n", self.capabilities);
         } else if command == "ENABLE QRESYNC" {
             self.qresync = true;
@@ -330,11 +333,11 @@ async fn listed(gateway: &Arc<Gateway>) -> BTreeMap<(u32, u32), u32> {
     names.iter().map(|text| name(text)).zip(octets).collect()
 }
 
-async fn check(capabilities: &'static str, newest: u32, steps: &[Step]) {
-    let mailbox = Arc::new(Mutex::new(Mailbox::new(capabilities)));
+/// A gateway in front of this mailbox, on an upstream of this address.
+fn gateway(host: &str, mailbox: &Arc<Mutex<Mailbox>>, newest: u32) -> Arc<Gateway> {
     let endpoint = Endpoint {
         service: Service::Imap,
-        host: "127.0.0.1".to_owned(),
+        host: host.to_owned(),
         port: 143,
         security: EndpointSecurity::Clear,
     };
@@ -342,7 +345,12 @@ async fn check(capabilities: &'static str, newest: u32, steps: &[Step]) {
     upstream.maildrop.newest_messages = newest;
     let config = Config::for_upstream(upstream);
     let dialer = Arc::new(Model(mailbox.clone()));
-    let gateway = popgate::gateway(&config, dialer, CancellationToken::new()).expect("a gateway");
+    popgate::gateway(&config, dialer, CancellationToken::new()).expect("a gateway")
+}
+
+async fn check(capabilities: &'static str, newest: u32, steps: &[Step]) {
+    let mailbox = Arc::new(Mutex::new(Mailbox::new(capabilities)));
+    let gateway = gateway("127.0.0.1", &mailbox, newest);
     for step in steps {
         match step {
             Step::Between(event) => lock(&mailbox).happen(*event),
@@ -402,6 +410,40 @@ fn compare(listed: &BTreeMap<(u32, u32), u32>, before: &Mailbox, after: &Mailbox
     }
 }
 
+/// Of so many messages without gaps between their UIDs, those whose UIDs are `left` are left after the first of
+/// two sessions, which take so many logins.
+async fn check_mass_deletion(
+    capabilities: &'static str,
+    messages: u32,
+    left: fn(u32) -> bool,
+    logins: usize,
+) {
+    let mailbox = Arc::new(Mutex::new(Mailbox::new(capabilities)));
+    let gateway = gateway("127.0.0.1", &mailbox, MESSAGES_MAX);
+    for _ in 0..messages {
+        lock(&mailbox).happen(Event::Arrive(3));
+    }
+    assert_eq!(listed(&gateway).await.len(), messages as usize);
+    lock(&mailbox).mod_seq += 1;
+    lock(&mailbox).messages.retain(|uid, _| left(*uid));
+    let now = lock(&mailbox).clone();
+    let messages = now.messages.iter();
+    let expected = messages.map(|(uid, message)| ((now.validity, *uid), message.octets));
+    assert!(listed(&gateway).await.into_iter().eq(expected));
+    assert_eq!(lock(&mailbox).logins, logins, "{capabilities}");
+}
+
+/// Messages that a listing may have.
+const MESSAGES_MAX: u32 = 1_000_000;
+
+const CAPABILITIES: [&str; 5] = [
+    "IMAP4rev1 UIDPLUS",
+    "IMAP4rev1 UIDPLUS ESEARCH",
+    "IMAP4rev1 UIDPLUS CONDSTORE",
+    "IMAP4rev1 UIDPLUS CONDSTORE ESEARCH SASL-IR AUTH=PLAIN",
+    "IMAP4rev1 UIDPLUS CONDSTORE QRESYNC ENABLE ESEARCH",
+];
+
 fn events() -> impl Strategy<Value = Event> {
     prop_oneof![
         6 => (1u32..1000).prop_map(Event::Arrive),
@@ -431,7 +473,7 @@ proptest! {
     #[test]
     fn a_listing_brought_up_to_date_equals_a_fresh_one(
         steps in histories(),
-        newest in prop_oneof![Just(1_000_000), 1u32..10],
+        newest in prop_oneof![Just(MESSAGES_MAX), 1u32..10],
     ) {
         popgate::tls::install_provider();
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -439,14 +481,47 @@ proptest! {
             .start_paused(true)
             .build()
             .expect("a runtime");
-        for capabilities in [
-            "IMAP4rev1 UIDPLUS",
-            "IMAP4rev1 UIDPLUS ESEARCH",
-            "IMAP4rev1 UIDPLUS CONDSTORE",
-            "IMAP4rev1 UIDPLUS CONDSTORE ESEARCH SASL-IR AUTH=PLAIN",
-            "IMAP4rev1 UIDPLUS CONDSTORE QRESYNC ENABLE ESEARCH",
-        ] {
+        for capabilities in CAPABILITIES {
             runtime.block_on(check(capabilities, newest, &steps));
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn most_messages_may_leave_at_once() {
+    popgate::tls::install_provider();
+    for capabilities in CAPABILITIES {
+        check_mass_deletion(capabilities, 2000, |uid| uid <= 2, 2).await;
+    }
+}
+
+/// RFC 7162 §3.2.10: all who left are named in one line, which may be longer than any that is read. Then there
+/// is another login, with the long question.
+#[tokio::test(start_paused = true)]
+async fn who_left_may_be_too_many_for_one_line() {
+    popgate::tls::install_provider();
+    let capabilities = CAPABILITIES[4];
+    check_mass_deletion(capabilities, 30_000, |uid| uid.is_multiple_of(2), 3).await;
+}
+
+/// Settings that are read again may give a name to another server.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_known_of_another_server_under_the_same_name() {
+    popgate::tls::install_provider();
+    let [here, there] = [3, 6].map(|octets| {
+        let mut mailbox = Mailbox::new(CAPABILITIES[2]);
+        mailbox.happen(Event::Arrive(octets));
+        Arc::new(Mutex::new(mailbox))
+    });
+    let before = gateway("127.0.0.1", &here, MESSAGES_MAX);
+    assert!(listed(&before).await.into_values().eq([3]));
+    let mut after = gateway("127.0.0.2", &there, MESSAGES_MAX);
+    let gateway = Arc::get_mut(&mut after).expect("nobody else has it yet");
+    gateway.listings = before.listings.clone();
+    gateway.memory = before.memory.clone();
+    assert!(listed(&after).await.into_values().eq([6]));
+    assert!(
+        listed(&before).await.into_values().eq([3]),
+        "what is known stays known"
+    );
 }

@@ -28,6 +28,8 @@ pub use network::network;
 pub struct MailboxKey {
     /// The upstream's name in the config.
     pub upstream: Arc<str>,
+    /// Host and port of its IMAP service: a name may come to mean another server, whose UIDs are others.
+    pub endpoint: String,
     /// Whose it is, as the upstream was told.
     pub owner: Vec<u8>,
     /// As in the config.

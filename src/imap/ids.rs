@@ -171,6 +171,23 @@ impl UidSet {
         }
     }
 
+    /// The first and the last UID of each range, ascending.
+    pub fn bounds(&self) -> impl Iterator<Item = (Uid, Uid)> + '_ {
+        let bounds = self.ranges.iter();
+        bounds.filter_map(|(first, last)| Some((Uid::new(*first)?, Uid::new(*last)?)))
+    }
+
+    /// All from the first to the last of each of these, which come in any order and overlap.
+    pub fn within_bounds(mut bounds: Vec<(Uid, Uid)>) -> Self {
+        // Behind the last one, a range is added without moving others.
+        bounds.sort_unstable();
+        let mut set = Self::default();
+        for (first, last) in bounds {
+            set.insert_range(first, last);
+        }
+        set
+    }
+
     /// All from the one to the other, in any order.
     pub fn range(first: Uid, last: Uid) -> Self {
         let mut set = Self::default();
@@ -289,6 +306,10 @@ mod tests {
             let mut within = UidSet::default();
             within.insert_within(&ours, low, high);
             prop_assert!(within.iter().eq(ours.iter().filter(|uid| (low..=high).contains(uid))));
+            let both = UidSet::within_bounds(ours.bounds().chain([(low, high)]).collect());
+            prop_assert!(both.ranges() <= ours.ranges() + 1);
+            prop_assert!((1..100).filter_map(Uid::new).all(|uid|
+                both.contains(uid) == ((low..=high).contains(&uid) || ours.contains(uid))));
         }
     }
 }

@@ -166,6 +166,16 @@ impl Snapshot {
         }
     }
 
+    /// Whether what SELECT says now can have become of it. Counters only ever grow (RFC 3501 §2.3.1.1, RFC
+    /// 7162 §3.1), but an index that was rebuilt, or a mailbox from a backup, may begin to count anew under
+    /// the same UIDVALIDITY; then what changed since then cannot be asked for.
+    pub fn can_precede(&self, now: Now) -> bool {
+        // Modifications that are counted no more are none, which is less than any.
+        let counts_on = self.mod_seq <= now.mod_seq;
+        let numbers_on = now.uid_next.is_none() || self.uid_next <= now.uid_next;
+        counts_on && numbers_on
+    }
+
     /// Whether the mailbox is certain to be as it was.
     pub fn still_holds(&self, now: Now) -> bool {
         self.exists == now.exists

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 
 use super::Listing;
-use crate::imap::ids::{Uid, UidValidity};
+use crate::imap::ids::{Uid, UidSet, UidValidity};
 
 /// RFC 1939 §7
 const UNIQUE_ID_OCTETS_MAX: usize = 70;
@@ -102,8 +102,8 @@ pub struct UniqueIds {
     validity: UidValidity,
     /// Whether the upstream's names are used,
     named: bool,
-    /// and the places of those messages whose name is none that POP3 could use.
-    unnamed: HashSet<usize>,
+    /// and the messages whose name is none that POP3 could use.
+    unnamed: UidSet,
 }
 
 impl UniqueIds {
@@ -113,32 +113,35 @@ impl UniqueIds {
             format,
             validity,
             named: false,
-            unnamed: HashSet::new(),
+            unnamed: UidSet::default(),
         }
     }
 
     /// Given by the upstream. A message without a name, with an overlong one, or with one that an
-    /// earlier message bears (RFC 8474 §4 permits copies) is named by UIDVALIDITY and UID instead.
+    /// earlier message bears (RFC 8474 §4 permits copies) is named by UIDVALIDITY and UID instead. The
+    /// listing is that of the whole mailbox, whatever a maildrop shows of it.
     pub fn from_names(format: UniqueIdFormat, validity: UidValidity, listing: &Listing) -> Self {
         let mut taken = HashSet::new();
-        let mut is_unnamed = |place: &usize| {
-            !listing.name(*place).is_some_and(|name| {
+        let mut is_unnamed = |place: usize| {
+            !listing.name(place).is_some_and(|name| {
                 name.len() <= UNIQUE_ID_OCTETS_MAX
                     && name.bytes().all(|octet| octet.is_ascii_graphic())
                     && taken.insert(name)
             })
         };
+        let places = listing.uids().enumerate();
+        let unnamed = places.filter(|(place, _)| is_unnamed(*place));
         Self {
             format,
             validity,
             named: true,
-            unnamed: (0..listing.len()).filter(&mut is_unnamed).collect(),
+            unnamed: unnamed.map(|(_, uid)| uid).collect(),
         }
     }
 
     /// Of the message at this place of the listing, with this UID.
     pub(super) fn of<'a>(&self, listing: &'a Listing, place: usize, uid: Uid) -> UniqueId<'a> {
-        let named = self.named && !self.unnamed.contains(&place);
+        let named = self.named && !self.unnamed.contains(uid);
         match listing.name(place).filter(|_| named) {
             Some(name) => UniqueId::Name(name),
             None => UniqueId::Numbers(self.format, uid, self.validity),

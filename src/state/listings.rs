@@ -124,7 +124,7 @@ impl Listings {
 
 /// The memory that an entry takes.
 fn octets(key: &MailboxKey, snapshot: &Snapshot) -> usize {
-    let names = key.owner.len() + key.folder.len() + key.upstream.len();
+    let names = key.owner.len() + key.folder.len() + key.upstream.len() + key.endpoint.len();
     ENTRY_OCTETS + names + snapshot.memory()
 }
 
@@ -138,6 +138,7 @@ mod tests {
     fn key(owner: u32) -> MailboxKey {
         MailboxKey {
             upstream: "default".into(),
+            endpoint: "imap.example.com:993".to_owned(),
             owner: owner.to_string().into_bytes(),
             folder: "INBOX".to_owned(),
         }

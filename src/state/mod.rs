@@ -112,6 +112,7 @@ mod tests {
         let memory = Memory::default();
         let key = MailboxKey {
             upstream: "default".into(),
+            endpoint: "imap.example.com:993".to_owned(),
             owner: b"joe".to_vec(),
             folder: "INBOX".to_owned(),
         };

@@ -10,7 +10,7 @@ mod warm;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
 pub use dial::{Dial, Dialling, TcpDialer};
@@ -27,6 +27,10 @@ use crate::line_stream::{ByteStream, LineStream};
 use crate::metrics::Metrics;
 use crate::smtp::extension::Extensions;
 use crate::tls;
+
+/// For so long, an upstream that did not bear several commands at once is sent one at a time. It may be another
+/// server by then, and it may have been the network that was silent.
+const DISTRUST_LASTS: Duration = Duration::from_secs(60 * 60);
 
 /// One configured upstream, shared by all sessions.
 pub struct Upstream {
@@ -52,12 +56,28 @@ pub struct Seen {
     pub volunteers_capabilities: bool,
     /// How many octets the way from it holds, as the last connection with much traffic found.
     pub octets_on_the_way: u64,
-    /// Whether it has lost what was sent together with AUTHENTICATE.
-    pub loses_what_follows_authenticate: bool,
-    /// Whether it has answered commands in another order than that in which they were sent, or not at all.
-    pub answers_out_of_order: bool,
+    /// When it last lost what was sent together with AUTHENTICATE.
+    pub lost_what_follows_authenticate: Option<Instant>,
+    /// When it last answered commands in another order than that in which they were sent, or not at all.
+    pub answered_out_of_order: Option<Instant>,
     /// Of its submission service, under TLS.
     pub submission: Option<Extensions>,
+}
+
+impl Seen {
+    /// Whether more may go out together with AUTHENTICATE.
+    pub fn takes_more_with_authenticate(&self) -> bool {
+        !is_recent(self.lost_what_follows_authenticate)
+    }
+
+    /// Whether several commands may be under way at once.
+    pub fn takes_flights(&self) -> bool {
+        !is_recent(self.answered_out_of_order)
+    }
+}
+
+fn is_recent(incident: Option<Instant>) -> bool {
+    incident.is_some_and(|incident| incident.elapsed() < DISTRUST_LASTS)
 }
 
 impl Upstream {
@@ -113,7 +133,7 @@ impl Upstream {
 
     /// Whether several commands may be under way at once.
     pub fn takes_flights(&self) -> bool {
-        !self.settings.quirks.one_command_at_a_time && !self.seen().answers_out_of_order
+        !self.settings.quirks.one_command_at_a_time && self.seen().takes_flights()
     }
 
     fn note(&self, change: impl FnOnce(&mut Seen)) {

@@ -60,6 +60,7 @@ pub(super) async fn run(
         settings,
         key: MailboxKey {
             upstream: name.clone(),
+            endpoint: upstream.settings().imap.address(),
             owner: credential.mailbox_owner().to_vec(),
             folder: settings.folder.clone(),
         },
@@ -138,6 +139,8 @@ impl Login<'_> {
         mut attempt: Option<Attempt<'_>>,
     ) -> Result<ImapClient, Failure> {
         let mut imap = self.upstream.connect().await?;
+        // Who needs no leave to ask has been let in before.
+        let mut was_accepted = attempt.is_none();
         loop {
             if let Some(trace) = &self.trace {
                 imap.tap(trace.upstream_leg());
@@ -149,6 +152,10 @@ impl Login<'_> {
                 attempt.ask();
             }
             let authenticated = imap.authenticate(self.credential).await;
+            let authenticated = authenticated.map_err(|failure| match was_accepted {
+                true => although_accepted(failure),
+                false => failure,
+            });
             match &authenticated {
                 // It was closed while it waited. The upstream has not judged anything, so that this is
                 // no second attempt.
@@ -159,6 +166,7 @@ impl Login<'_> {
                     imap = self.upstream.connect_anew().await?;
                 }
                 Err(failure) if lost_its_flight(&imap, failure) => {
+                    was_accepted = true;
                     drop(imap);
                     imap = self.upstream.connect_anew().await?;
                 }
@@ -196,19 +204,20 @@ impl Login<'_> {
         mut imap: ImapClient,
         known: Known,
     ) -> Result<(ImapClient, Opened), Failure> {
+        let was_known = matches!(&known, Known::Snapshot(known) if known.is_whole());
         let mut opened = self.open_folder(&mut imap, known).await;
+        if matches!(&opened, Err(failure) if failure.kind == FailureKind::UpstreamGarbled) {
+            // The short questions may have had an answer too long for us; the long one comes in short
+            // lines.
+            self.gateway.listings.forget(&self.key);
+        }
         if let Err(failure) = &opened
-            && let Some(known) = another_way(&imap, failure)
+            && let Some(known) = another_way(&imap, failure, was_known)
         {
             // The credential was accepted, so that this is no second guess. It happens once.
             drop(imap);
             imap = self.authenticate(&known, None).await?;
             opened = self.open_folder(&mut imap, known).await;
-        }
-        if matches!(&opened, Err(failure) if failure.kind == FailureKind::UpstreamGarbled) {
-            // The short questions may have had an answer too long for us; the long one comes in short
-            // lines.
-            self.gateway.listings.forget(&self.key);
         }
         Ok((imap, opened?))
     }
@@ -240,7 +249,8 @@ impl Login<'_> {
         let unique_ids = match snapshot.identity {
             ListingIdentity::Uid => UniqueIds::from_uids(format, validity),
             ListingIdentity::GmailMessageId | ListingIdentity::EmailId => {
-                UniqueIds::from_names(format, validity, shown)
+                // Which of two copies bears their name must not depend on how much is shown.
+                UniqueIds::from_names(format, validity, &snapshot.listing)
             }
         };
         let maildrop = Maildrop::new(shown.clone(), unique_ids);
@@ -253,27 +263,40 @@ impl Login<'_> {
         Ok(maildrop)
     }
 
-    /// For the next login. Of UTF8 only that there are too many messages, if there are.
+    /// For the next login. Of UTF8 only that there are too many messages, if there are and it is news.
     fn note(&self, snapshot: Snapshot, utf8: bool) {
         let Gateway {
             accounts, listings, ..
         } = self.gateway;
         accounts.note_login(self.upstream, self.credential);
+        let is_news = || {
+            let known = listings.known(&self.key);
+            known.is_none_or(|known| known.is_whole())
+        };
         if !utf8 {
             listings.note(&self.key, snapshot);
-        } else if !snapshot.is_whole() {
+        } else if !snapshot.is_whole() && is_news() {
             listings.note(&self.key, snapshot.emptied());
         }
     }
 }
 
-/// Whether all that was wrong is what went out together with the login; then the same may go well on another
-/// connection, beginning with what is known now.
-fn another_way(imap: &ImapClient, failure: &Failure) -> Option<Known> {
+/// Whether all that was wrong is what went out together with the login, or what was asked because something
+/// was known; then the same may go well on another connection, beginning with what is known now.
+fn another_way(imap: &ImapClient, failure: &Failure, was_known: bool) -> Option<Known> {
     if failure.kind == FailureKind::UpstreamRefused && imap.has_asked_too_much() {
         return Some(Known::TooLarge);
     }
-    lost_its_flight(imap, failure).then_some(Known::Nothing)
+    let asked_shortly = was_known && failure.kind == FailureKind::UpstreamGarbled;
+    (asked_shortly || lost_its_flight(imap, failure)).then_some(Known::Nothing)
+}
+
+/// What was accepted a moment ago is right, so that the user is not asked for another password.
+fn although_accepted(failure: Failure) -> Failure {
+    match failure.kind {
+        FailureKind::AuthRejected => FailureKind::AuthUnavailable.because(failure.cause),
+        _ => failure,
+    }
 }
 
 /// Whether all that was wrong is that several commands went out together. An upstream that is silent has

@@ -86,7 +86,8 @@ pub(super) async fn open(
         let cause = "more messages were asked for than a listing may have";
         return Err(FailureKind::UpstreamRefused.because(cause));
     }
-    let known = known.filter(|known| known.validity == selected.validity);
+    let known = known
+        .filter(|known| known.validity == selected.validity && known.can_precede(now(&selected)));
     let remembered = remembered(selected.validity);
     let wanted = settings.newest_messages;
     let (snapshot, cache) = match selected.exists > MESSAGES_MAX {
@@ -221,19 +222,17 @@ pub(super) async fn seen(
         .filter(|(_, last)| from <= *last)
         .map(|(first, last)| UidSet::range(first.max(from), last))
         .map(|part| Command::search(&part, SearchedState::Seen, answer));
-    let mut seen = UidSet::default();
+    let mut seen = Named::default();
     if listing.is_empty() {
-        return Ok(seen);
+        return Ok(UidSet::default());
     }
     imap.inquire(commands.collect(), |untagged| {
-        if let Untagged::Search(uids) = untagged
-            && let Some(last) = listing.last()
-        {
-            seen.insert_within(&uids, Uid::FIRST, last);
+        if let Untagged::Search(uids) = untagged {
+            seen.add(&uids);
         }
     })
     .await?;
-    Ok(seen)
+    Ok(seen.all()?)
 }
 
 async fn everything(
@@ -290,8 +289,10 @@ async fn ask(
     builder: &mut ListingBuilder,
 ) -> Result<(), Failure> {
     let capabilities = imap.known_capabilities().await?;
-    let (mut found, mut vanished) = (UidSet::default(), UidSet::default());
+    let (mut found, mut vanished) = (Named::default(), Named::default());
     let mut asked = questions.clone();
+    // Those that are known and have left are among them until all is heard.
+    let (known, existed) = (builder.len(), imap.exists());
     while !asked.is_empty() {
         let commands = asked
             .iter()
@@ -299,8 +300,8 @@ async fn ask(
         let commands = commands.collect();
         let stopped_at = imap.inquire(commands, |untagged| match untagged {
             Untagged::Fetch(fetch) => add(fetch, builder),
-            Untagged::Search(uids) => gather(&uids, &mut found),
-            Untagged::Vanished { uids, .. } => gather(&uids, &mut vanished),
+            Untagged::Search(uids) => found.add(&uids),
+            Untagged::Vanished { uids, .. } => vanished.add(&uids),
             _ => {}
         });
         let stopped_at = stopped_at.await?;
@@ -309,14 +310,13 @@ async fn ask(
             let cause = "the upstream tells no more of so many messages at once";
             return Err(FailureKind::UpstreamRefused.because(cause));
         }
-        if builder.len() > 2 * imap.exists().min(MESSAGES_MAX) as usize + 1000 {
+        let exist = existed.max(imap.exists()).min(MESSAGES_MAX) as usize;
+        if builder.len() > known + 2 * exist + 1000 {
             return Err(Garbled("far more messages than there are").into());
         }
         asked.retain_mut(|question| goes_on(question, stopped_at));
     }
-    if found.ranges().max(vanished.ranges()) > MESSAGES_MAX as usize {
-        return Err(Garbled("more messages named than there can be").into());
-    }
+    let (found, vanished) = (found.all()?, vanished.all()?);
     builder.remove(&vanished);
     for question in questions {
         match question {
@@ -344,10 +344,29 @@ fn goes_on(question: &mut Question, stopped_at: Option<Uid>) -> bool {
     descends
 }
 
-/// What an upstream names over and over again must not fill our memory.
-fn gather(uids: &UidSet, into: &mut UidSet) {
-    if into.ranges() <= MESSAGES_MAX as usize {
-        into.insert_within(uids, Uid::FIRST, Uid::LAST);
+/// What answers name, each of them in ranges, of which there are at most [`MESSAGES_MAX`] together. An
+/// upstream that names anything over and over again must fill neither our memory nor our time.
+#[derive(Default)]
+struct Named {
+    /// The first and the last UID of each, as they came.
+    ranges: Vec<(Uid, Uid)>,
+    has_more: bool,
+}
+
+impl Named {
+    fn add(&mut self, uids: &UidSet) {
+        self.has_more |= self.ranges.len() + uids.ranges() > MESSAGES_MAX as usize;
+        if !self.has_more {
+            self.ranges.extend(uids.bounds());
+        }
+    }
+
+    /// All of it.
+    fn all(self) -> Result<UidSet, Garbled> {
+        match self.has_more {
+            true => Err(Garbled("more messages named than there can be")),
+            false => Ok(UidSet::within_bounds(self.ranges)),
+        }
     }
 }
 
@@ -409,5 +428,32 @@ fn check(identity: ListingIdentity, imap: &ImapClient) -> Result<(), Failure> {
         false => Err(FailureKind::Misconfigured.because(format!(
             "maildrop.unique_id needs {name}, which the upstream does not have"
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every second of so many UIDs, which takes half as many ranges.
+    fn every_second(uids: u32) -> UidSet {
+        (1..=uids).step_by(2).filter_map(Uid::new).collect()
+    }
+
+    #[test]
+    fn what_is_named_over_and_over_again_is_given_up() {
+        let mut named = Named::default();
+        named.add(&[40_000, 2].into_iter().filter_map(Uid::new).collect());
+        named.add(&every_second(20_000));
+        let all = named.all().expect("few");
+        assert_eq!(all.to_string().split(',').next(), Some("1:3"));
+        assert_eq!((all.len(), all.ranges()), (10_002, 10_000));
+        let mut named = Named::default();
+        for _ in 0..MESSAGES_MAX / 10_000 {
+            named.add(&every_second(20_000));
+        }
+        assert!(!named.has_more, "as many as there can be");
+        named.add(&every_second(1));
+        assert!(named.all().is_err());
     }
 }

@@ -87,7 +87,7 @@ impl ImapClient {
 
     /// The same behind AUTHENTICATE, for an upstream that bears it; otherwise it waits for the next command.
     pub(super) fn send_behind_authenticate(&mut self) {
-        if self.flight.is_planned() && !self.upstream.seen().loses_what_follows_authenticate {
+        if self.flight.is_planned() && self.upstream.seen().takes_more_with_authenticate() {
             self.flight.behind_authenticate = true;
             self.send_planned();
         }
@@ -188,36 +188,54 @@ impl ImapClient {
         self.exists > MESSAGES_MAX && self.flight.is_under_way()
     }
 
-    /// Whether all that is wrong is that commands were sent together, which this upstream does not bear:
-    /// the same one by one, on another connection, may be answered well.
+    /// Whether the upstream has accepted the credential, and all that is wrong is that commands were sent
+    /// together, which it does not bear: the same one by one, on another connection, may be answered well.
     pub fn has_lost_its_flight(&self) -> bool {
         self.flight.is_lost
     }
 
+    /// The login itself has failed. Whatever the reason, the credential is not to be shown again: it may be
+    /// wrong, and an account may be locked for that.
+    pub(super) fn give_up_flight(&mut self) {
+        self.flight.is_lost = false;
+    }
+
     /// The upstream has accepted AUTHENTICATE, and then failed. Cyrus 3.6 (2022) loses all or a part of
     /// what came in one piece with AUTHENTICATE: it says BAD to what is left, or nothing.
-    pub(super) fn distrust_what_follows_authenticate(&mut self) {
-        if self.flight.behind_authenticate {
+    pub(super) fn distrust_what_follows_authenticate(&mut self, failure: &Failure) {
+        if self.flight.behind_authenticate && !self.has_left(failure) {
             self.flight.is_lost = true;
+            let now = Instant::now();
             self.upstream
-                .note(|seen| seen.loses_what_follows_authenticate = true);
+                .note(|seen| seen.lost_what_follows_authenticate = Some(now));
         }
     }
 
     /// The upstream has failed while a mailbox was opened: what was sent together may be the reason, so
-    /// that it goes one by one from now on.
+    /// that it goes one by one for a while.
     pub fn distrust_flights(&mut self, failure: &Failure) {
         match failure.kind {
             FailureKind::UpstreamLost | FailureKind::UpstreamGarbled
                 if self.flight.behind_authenticate =>
             {
-                self.distrust_what_follows_authenticate();
+                self.distrust_what_follows_authenticate(failure);
             }
-            FailureKind::UpstreamLost if self.flight.is_under_way() => {
-                self.upstream.note(|seen| seen.answers_out_of_order = true);
+            FailureKind::UpstreamLost if self.flight.is_under_way() && !self.has_left(failure) => {
+                self.note_disorder();
             }
             _ => {}
         }
+    }
+
+    /// Whether the upstream has closed the connection, which it does when it is restarted, whatever it is asked.
+    fn has_left(&self, failure: &Failure) -> bool {
+        failure.kind == FailureKind::UpstreamLost && !self.stream.has_stalled()
+    }
+
+    fn note_disorder(&self) {
+        let now = Instant::now();
+        self.upstream
+            .note(|seen| seen.answered_out_of_order = Some(now));
     }
 
     /// An upstream that ends SELECT after what needs a selected mailbox, or a login after SELECT, cannot
@@ -226,7 +244,7 @@ impl ImapClient {
         let is_ours = self.flight.sent.iter().any(|sent| sent.tag == tag);
         is_ours.then(|| {
             self.flight.is_lost = true;
-            self.upstream.note(|seen| seen.answers_out_of_order = true);
+            self.note_disorder();
             Garbled("answers in another order than that of the commands")
         })
     }

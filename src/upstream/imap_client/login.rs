@@ -23,28 +23,39 @@ impl ImapClient {
         self.credential = Some(credential.clone());
         // What was said before login does not hold after it (RFC 3501 §6.2.3).
         self.capabilities = None;
-        let status = match (choice, credential.proof()) {
-            (Choice::Login, Proof::Password(password)) => {
-                let literals = Literals::from(capabilities);
-                let command = Command::login(credential.login(), password, literals);
-                self.run(command, |_| {}).await?
-            }
-            (Choice::Login, Proof::BearerToken(_)) => {
-                return Err(FailureKind::Misconfigured.because("LOGIN cannot carry a token"));
-            }
-            (Choice::Authenticate(mechanism), _) => {
-                let at_once = capabilities.has(Capability::SaslIr);
-                self.exchange(mechanism, credential, at_once).await?
-            }
-        };
+        let shown = self.show(credential, choice, capabilities).await;
+        let status = shown.inspect_err(|_| self.give_up_flight())?;
         if status.condition != Condition::Ok {
             return Err(self.login_failure(&status));
         }
         let introduction = self.introduce().await;
-        if introduction.is_err() {
-            self.distrust_what_follows_authenticate();
+        if let Err(failure) = &introduction {
+            self.distrust_what_follows_authenticate(failure);
         }
         introduction
+    }
+
+    /// LOGIN or AUTHENTICATE.
+    async fn show(
+        &mut self,
+        credential: &Credential,
+        choice: Choice,
+        capabilities: Capabilities,
+    ) -> Result<Status, Failure> {
+        match (choice, credential.proof()) {
+            (Choice::Login, Proof::Password(password)) => {
+                let literals = Literals::from(capabilities);
+                let command = Command::login(credential.login(), password, literals);
+                self.run(command, |_| {}).await
+            }
+            (Choice::Login, Proof::BearerToken(_)) => {
+                Err(FailureKind::Misconfigured.because("LOGIN cannot carry a token"))
+            }
+            (Choice::Authenticate(mechanism), _) => {
+                let at_once = capabilities.has(Capability::SaslIr);
+                self.exchange(mechanism, credential, at_once).await
+            }
+        }
     }
 
     /// What the upstream can do for who has logged in, and ID.
