@@ -245,7 +245,7 @@ async fn get_to_know(
     let name = upstream.settings().name.clone();
     let mut pause = Duration::from_secs(1);
     loop {
-        match ask(&upstream, service, &hostname).await {
+        match upstream.counted(ask(&upstream, service, &hostname).await) {
             Ok(names) => {
                 let capabilities = names.join(" ");
                 info!(upstream = %name, %service, capabilities, "upstream reached");

@@ -39,6 +39,16 @@ const SESSION_BUCKETS: &[f64] = &[
 /// The listeners, as labels.
 pub const LISTENERS: [&str; 4] = ["pop3", "pop3s", "smtp", "smtps"];
 
+/// What becomes of a login, as labels.
+const AUTH_RESULTS: [&str; 6] = [
+    "ok",
+    "rejected",
+    "in_use",
+    "failed",
+    "remembered",
+    "held_back",
+];
+
 /// All families, and the registry that `/metrics` prints.
 pub struct Metrics {
     registry: Registry,
@@ -199,7 +209,7 @@ impl Metrics {
     }
 
     fn initialize_upstream(&self, upstream: &str) {
-        for result in ["ok", "rejected", "failed", "remembered", "held_back"] {
+        for result in AUTH_RESULTS {
             self.auth_attempts.with_label_values(&[upstream, result]);
         }
         for command in ImapCommand::ALL {
@@ -318,6 +328,8 @@ impl Metrics {
         let result = match failure {
             None => "ok",
             Some(FailureKind::AuthRejected) => "rejected",
+            // Another client has the mailbox, which is as it should be.
+            Some(FailureKind::MaildropInUse) => "in_use",
             Some(_) => "failed",
         };
         self.auth_attempts

@@ -157,16 +157,24 @@ impl Upstream {
     /// # Errors
     /// `UpstreamUnreachable` for what may pass, `Misconfigured` for a certificate that does not fit.
     pub async fn connect_anew(self: &Arc<Self>) -> Result<ImapClient, Failure> {
-        let result = self.connect_uncounted().await;
-        self.tried(Service::Imap, result.is_ok());
-        if let Err(failure) = &result {
-            self.metrics
-                .upstream_error(&self.settings.name, failure.kind);
-        }
+        let result = self.connect_untold().await;
+        self.tried(Service::Imap, result.as_ref().map(|_| ()));
         result
     }
 
-    async fn connect_uncounted(self: &Arc<Self>) -> Result<ImapClient, Failure> {
+    /// Counts the failure of what no client waits for. A session counts what it tells its client, whatever
+    /// has failed, so that each failure is counted once.
+    ///
+    /// # Errors
+    /// The failure that was counted.
+    pub fn counted<T>(&self, result: Result<T, Failure>) -> Result<T, Failure> {
+        result.inspect_err(|failure| {
+            self.metrics
+                .upstream_error(&self.settings.name, failure.kind);
+        })
+    }
+
+    async fn connect_untold(self: &Arc<Self>) -> Result<ImapClient, Failure> {
         let endpoint = &self.settings.imap;
         let mut transport = self.dial(endpoint).await?;
         if endpoint.security == EndpointSecurity::Implicit {

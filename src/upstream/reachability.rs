@@ -46,8 +46,8 @@ impl Reachability {
 }
 
 impl Upstream {
-    /// A connection to a service was tried just now.
-    pub(super) fn tried(&self, service: Service, succeeded: bool) {
+    /// A connection to a service was tried just now, and failed for that reason if it did.
+    pub(super) fn tried(&self, service: Service, outcome: Result<(), &Failure>) {
         if service == Service::Submission && self.settings.smtp.is_none() {
             // A login that may not send says nothing about the upstream.
             return;
@@ -55,7 +55,7 @@ impl Upstream {
         let mut services = self.reachability.services();
         let now = Attempt {
             ended: Instant::now(),
-            succeeded,
+            succeeded: outcome.is_ok(),
         };
         let before = services.of(service).replace(now);
         let greeted = |attempt: Option<Attempt>| attempt.map(|it| it.succeeded);
@@ -74,12 +74,12 @@ impl Upstream {
         }
         drop(services);
         let upstream = &self.settings.name;
-        match (before.map(|attempt| attempt.succeeded), succeeded) {
-            (Some(true), false) => {
-                warn!(%upstream, %service, "upstream cannot be reached any more");
+        match (before.map(|attempt| attempt.succeeded), outcome) {
+            (Some(true), Err(failure)) => {
+                warn!(%upstream, %service, %failure, "upstream cannot be reached any more");
             }
-            (Some(false), true) => info!(%upstream, %service, "upstream can be reached again"),
-            (Some(true) | None, true) | (Some(false) | None, false) => {}
+            (Some(false), Ok(())) => info!(%upstream, %service, "upstream can be reached again"),
+            (Some(true) | None, Ok(())) | (Some(false) | None, Err(_)) => {}
         }
     }
 
@@ -102,7 +102,7 @@ impl Upstream {
                     Some(quiet) if !quiet.is_zero() => sleep(quiet).await,
                     Some(_) | None => {
                         // `tried` has told the outcome to whom it concerns.
-                        let _ = self.probe_now(service, hostname).await;
+                        let _ = self.counted(self.probe_now(service, hostname).await);
                     }
                 }
             }
@@ -138,6 +138,7 @@ mod tests {
 
     use super::*;
     use crate::config::{self, Endpoint, EndpointSecurity};
+    use crate::failure::FailureKind;
     use crate::line_stream::ByteStream;
     use crate::metrics::Metrics;
     use crate::upstream::{Dial, Dialling};
@@ -179,6 +180,16 @@ mod tests {
             .get_gauge()
             .get_value()
             > 0.5
+    }
+
+    /// How often the upstream could not be reached, as it is counted.
+    fn unreachable(metrics: &Metrics) -> f64 {
+        let families = metrics.registry().gather();
+        let family = (families.iter()).find(|it| it.name() == "popgate_upstream_errors_total");
+        let label = FailureKind::UpstreamUnreachable.label();
+        let series = (family.expect("registered").get_metric().iter())
+            .find(|it| it.get_label().iter().any(|pair| pair.value() == label));
+        series.expect("there from the start").get_counter().get_value()
     }
 
     struct Watched {
@@ -243,6 +254,10 @@ mod tests {
         greeter.is_down.store(true, Ordering::Relaxed);
         sleep(minute).await;
         assert!(!is_up(&metrics));
+        assert!((unreachable(&metrics) - 1.0).abs() < f64::EPSILON);
+        // A client's session counts that itself.
+        assert!(upstream.connect_anew().await.is_err());
+        assert!((unreachable(&metrics) - 1.0).abs() < f64::EPSILON);
         greeter.is_down.store(false, Ordering::Relaxed);
         // A client's connection tells at once, and spares the next probe.
         drop(upstream.connect_anew().await.expect("it greets"));
@@ -267,17 +282,18 @@ mod tests {
             settings.smtp = Some(endpoint(Service::Submission, 587));
             upstream(settings, &greeter, &metrics)
         };
+        let refused = FailureKind::UpstreamUnreachable.because("connection refused");
         let again = before(true);
-        again.tried(Service::Imap, true);
+        again.tried(Service::Imap, Ok(()));
         assert!(is_up(&metrics));
-        again.tried(Service::Submission, false);
+        again.tried(Service::Submission, Err(&refused));
         assert!(!is_up(&metrics));
-        before(true).tried(Service::Submission, false);
+        before(true).tried(Service::Submission, Err(&refused));
         assert!(!is_up(&metrics));
         let again = before(false);
-        again.tried(Service::Submission, true);
+        again.tried(Service::Submission, Ok(()));
         assert!(!is_up(&metrics));
-        again.tried(Service::Imap, true);
+        again.tried(Service::Imap, Ok(()));
         assert!(is_up(&metrics));
     }
 

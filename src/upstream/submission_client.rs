@@ -84,16 +84,12 @@ impl Upstream {
         self: &Arc<Self>,
         hostname: &str,
     ) -> Result<SubmissionClient, Failure> {
-        let result = self.connect_submission_uncounted(hostname).await;
-        self.tried(Service::Submission, result.is_ok());
-        if let Err(failure) = &result {
-            self.metrics
-                .upstream_error(&self.settings.name, failure.kind);
-        }
+        let result = self.connect_submission_untold(hostname).await;
+        self.tried(Service::Submission, result.as_ref().map(|_| ()));
         result
     }
 
-    async fn connect_submission_uncounted(
+    async fn connect_submission_untold(
         self: &Arc<Self>,
         hostname: &str,
     ) -> Result<SubmissionClient, Failure> {

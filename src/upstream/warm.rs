@@ -99,7 +99,7 @@ impl Upstream {
             if self.warm.waiting().len() >= self.warm.connections_max {
                 return;
             }
-            match self.connect_anew().await {
+            match self.counted(self.connect_anew().await) {
                 Ok(client) => self.warm.waiting().push(Connection {
                     client,
                     since: Instant::now(),

@@ -38,7 +38,7 @@ impl Turn {
         upstream: &Arc<Upstream>,
         credential: &Credential,
     ) -> Result<ImapClient, Failure> {
-        let mut imap = upstream.connect_anew().await?;
+        let mut imap = upstream.counted(upstream.connect_anew().await)?;
         let answer = imap.authenticate(credential).await;
         if let Err(failure) = &answer
             && !may_pass(failure.kind)
