@@ -4,6 +4,8 @@ import json
 
 import watched
 
+# More than what Grafana makes of "All", which is every value that a variable has: nothing but popgate may be shown
+# even if all jobs are selected.
 VARIABLES = {"$job": ".+", "$instance": ".+", "$upstream": ".+"}
 
 
@@ -14,6 +16,15 @@ def read(path):
 def panels(dashboard):
     """All but the rows."""
     return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+
+
+def annotations(dashboard):
+    return dashboard["annotations"]["list"]
+
+
+def variables(dashboard):
+    """Those whose values Prometheus is asked for."""
+    return [variable for variable in dashboard["templating"]["list"] if variable["type"] == "query"]
 
 
 def filled_in(expression, window, rate_interval=watched.RATE_INTERVAL):

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import subprocess
 import time
 import unittest
@@ -55,6 +56,33 @@ class Shape(unittest.TestCase):
                     if "ALERTS" not in target["expr"]:
                         self.assertIn('job=~"$job", instance=~"$instance"', target["expr"])
 
+    def test_all_jobs_are_all_of_popgate(self):
+        for path in watched.DASHBOARDS:
+            for variable in dashboards.variables(dashboards.read(path)):
+                # Without it Grafana selects the values that there are; NAMEs of upstreams are popgate's own.
+                self.assertEqual("allValue" in variable, variable["name"] == "upstream", path.name)
+
+    def test_an_instance_that_is_gone_is_not_ready(self):
+        panels = dashboards.panels(dashboards.read(next(path for path in watched.DASHBOARDS if path.stem == "overview")))
+        (tile,) = [panel for panel in panels if panel["title"] == "Instances not ready"]
+        expression = dashboards.filled_in(tile["targets"][0]["expr"], "1h")
+
+        def of(name, values, labels=""):
+            return {"series": f'{name}{{job="popgate",{labels}}}', "values": values}
+
+        # a is well, b drains at ten minutes and is gone at twenty, and c is no popgate, and down.
+        series = [of("up", "1x60", 'instance="a"'), of("up", "1x19 0x40", 'instance="b"'), of("up", "0x60", 'instance="c"'),
+                  of("popgate_ready", "1x60", 'instance="a"'), of("popgate_ready", "1x9 0x9 stale", 'instance="b"'),
+                  of("popgate_build_info", "1x60", 'instance="a",version="1"'),
+                  of("popgate_build_info", "1x18 stale", 'instance="b",version="1"')]  # fmt: skip
+        cases = [{"expr": expression, "eval_time": at, "exp_samples": [{"value": value}]}
+                 for at, value in (("5m", 0), ("15m", 1), ("25m", 1), ("50m", 1))]  # fmt: skip
+        tests = {"tests": [{"interval": "1m", "input_series": series, "promql_expr_test": cases}]}
+        path = TOOLS / "ready_test.yaml"
+        path.write_text(json.dumps(tests), encoding="utf-8")
+        test = subprocess.run(["promtool", "test", "rules", path], capture_output=True, text=True, timeout=120)
+        self.assertEqual(test.returncode, 0, test.stdout + test.stderr)
+
     def test_no_two_panels_are_in_one_place(self):
         for path in watched.DASHBOARDS:
             taken = set()
@@ -82,9 +110,12 @@ class Data(unittest.TestCase):
         work.stop()
         cls.ended = time.time()
 
-    def values(self, expression):
+    def series(self, expression):
         window = f"{math.ceil(self.ended - self.began)}s"
-        found = self.world.prometheus.ranged(dashboards.filled_in(expression, window), self.began, self.ended, "1s")
+        return self.world.prometheus.ranged(dashboards.filled_in(expression, window), self.began, self.ended, "1s")
+
+    def values(self, expression):
+        found = self.series(expression)
         return [float(value) for series in found for _, value in series["values"] if not math.isnan(float(value))]
 
     def test_every_panel_has_data(self):
@@ -92,6 +123,28 @@ class Data(unittest.TestCase):
             for target in panel["targets"]:
                 with self.subTest(name):
                     self.assertTrue(self.values(target["expr"]), target["expr"])
+
+    def test_nothing_but_popgate_is_shown(self):
+        ours = {popgate.name for popgate in self.world.popgates}
+        for path in watched.DASHBOARDS:
+            dashboard = dashboards.read(path)
+            targets = [target for panel in dashboards.panels(dashboard) for target in panel["targets"]]
+            # Nothing was restarted.
+            restarts = [annotation["expr"].replace("> 0", ">= 0") for annotation in dashboards.annotations(dashboard)]
+            self.assertTrue(all(self.values(expression) for expression in restarts))
+            for expression in restarts + [target["expr"] for target in targets]:
+                found = {series["metric"].get("instance") for series in self.series(expression)} - {None}
+                with self.subTest(expression):
+                    self.assertLessEqual(found, ours)
+
+    def test_every_variable_has_values(self):
+        expected = {"job": {"popgate"}, "instance": {popgate.name for popgate in self.world.popgates},
+                    "upstream": {"office", "shop", "legacy"}}  # fmt: skip
+        for path in watched.DASHBOARDS:
+            for variable in dashboards.variables(dashboards.read(path)):
+                query = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"])
+                found = self.world.prometheus.label_values(dashboards.filled_in(query[1], ""), query[2])
+                self.assertEqual(set(found), expected[variable["name"]])
 
     def test_every_record_has_data(self):
         from test_rules import rules

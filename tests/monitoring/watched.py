@@ -111,7 +111,11 @@ class Prometheus:
         settings = {
             "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
             "rule_files": [str(RULES)],
-            "scrape_configs": [{"job_name": "popgate", "static_configs": targets}],
+            # Itself, too, as a Prometheus watches more than popgate.
+            "scrape_configs": [
+                {"job_name": "popgate", "static_configs": targets},
+                {"job_name": "prometheus", "static_configs": [{"targets": [f"{daemons.HOST}:{self.port}"]}]},
+            ],
         }
         path = os.path.join(folder, "prometheus.yml")
         with open(path, "w", encoding="utf-8") as file:
@@ -127,7 +131,7 @@ class Prometheus:
 
     def _sees_all(self):
         try:
-            return self.instant("min(up)") and not self.instant("up == 0")
+            return self.instant("min(up)") and not self.instant("up == 0") and self.instant("count(up) > 2")
         except OSError:
             return False
 
@@ -141,9 +145,15 @@ class Prometheus:
     def ranged(self, expression, start, end, step):
         return self._ask("query_range", query=expression, start=start, end=end, step=step)
 
+    def label_values(self, selector, label):
+        return self._data(f"label/{label}/values", **{"match[]": selector})
+
     def _ask(self, kind, **parameters):
+        return self._data(kind, **parameters)["result"]
+
+    def _data(self, kind, **parameters):
         text, _ = http(f"{self.base}/api/v1/{kind}?{urllib.parse.urlencode(parameters)}")
-        return json.loads(text)["data"]["result"]
+        return json.loads(text)["data"]
 
 
 class World:
