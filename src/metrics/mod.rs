@@ -4,6 +4,8 @@
 //! there from the start, at zero, so that the number of series does not grow with users.
 
 mod label;
+#[cfg(target_os = "linux")]
+mod process;
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -125,10 +127,9 @@ impl Metrics {
         metrics.initialize(upstreams, outcomes);
         #[cfg(target_os = "linux")]
         {
-            let process = prometheus::process_collector::ProcessCollector::for_self();
             metrics
                 .registry
-                .register(Box::new(process))
+                .register(Box::new(process::ProcessCollector::new()))
                 .or_else(|error| match error {
                     // Several gateways in one test process.
                     prometheus::Error::AlreadyReg => Ok(()),

@@ -157,6 +157,16 @@ class Chart(unittest.TestCase):
             *(of_kind(release, "Deployment")["spec"]["template"]["metadata"]["annotations"] for release in (whole("chart"), changed))
         )
 
+    def test_alerts_link_the_runbook(self):
+        def links(*values):
+            rule = of_kind(helm_template(EVERYTHING, *values), "PrometheusRule")
+            rules = [rule for group in rule["spec"]["groups"] for rule in group["rules"]]
+            return [rule["annotations"]["runbook_url"].split("#")[0] for rule in rules if "alert" in rule]
+
+        self.assertEqual(set(links()), {"deploy/prometheus/RUNBOOK.md"})
+        runbook = "https://wiki.example.com/popgate"
+        self.assertEqual(set(links(f"--set=monitoring.runbookUrl={runbook}")), {runbook})
+
     def test_notes_name_what_is_missing(self):
         said = output(HELM, "install", "popgate", CHART, "--dry-run=client")
         self.assertIn("It has no upstream yet", said)

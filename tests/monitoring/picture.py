@@ -23,23 +23,30 @@ PAGE, PANEL, BORDER, TEXT, FAINT = "#111217", "#181b1f", "#2c3235", "#ccccdc", "
 COLORS = {"green": "#73bf69", "yellow": "#fade2a", "orange": "#ff9830", "red": "#f2495c", "blue": "#5794f2", "purple": "#b877d9"}
 PALETTE = ["#73bf69", "#f2cc0c", "#8ab8ff", "#ff780a", "#f2495c", "#5794f2", "#b877d9", "#705da0", "#37872d", "#fade2a"]
 # Inches of a cell of the grid of 24 columns.
-CELL_WIDTH, CELL_HEIGHT = 0.74, 0.34
+CELL_WIDTH, CELL_HEIGHT = 0.56, 0.34
+DOTS_PER_INCH = 150
 LEGEND_ROWS_MAX = 6
+# Lines of a legend that is no table.
+LEGEND_LINES_MAX = 3
 # For $__rate_interval: calm enough to look at.
-RATE_INTERVAL = "10s"
+RATE_INTERVAL = "15s"
 # Between two answers of Prometheus.
 SECOND = datetime.timedelta(seconds=1)
 
 
-def draw(path, prometheus, start, end, to):
-    """Draws the dashboard at `path` over a time, in seconds since 1970, into the file `to`."""
+def draw(path, prometheus, start, end, to, above=None):
+    """Draws the dashboard at `path` over a time, in seconds since 1970, into the file `to`; only what is above the
+    panel of the title `above`, if there is one."""
     dashboard = dashboards.read(path)
+    if above:
+        (end_row,) = [panel["gridPos"]["y"] for panel in dashboard["panels"] if panel["title"] == above]
+        dashboard["panels"] = [panel for panel in dashboard["panels"] if panel["gridPos"]["y"] < end_row]
     rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in dashboard["panels"])
     page = _Page(dashboard, rows, prometheus, start, end)
     for panel in dashboard["panels"]:
         page.panel(panel)
     drawn = io.BytesIO()
-    page.figure.savefig(drawn, dpi=100, facecolor=PAGE)
+    page.figure.savefig(drawn, dpi=DOTS_PER_INCH, facecolor=PAGE)
     pyplot.close(page.figure)
     # A third of the octets, and no difference to be seen.
     Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(to, optimize=True)
@@ -71,12 +78,12 @@ class _Page:
         kind = {"stat": self._stat, "timeseries": self._series, "state-timeline": self._timeline}[panel["type"]]
         kind(panel, box)
 
-    def _frame(self, box, title, color=PANEL, text=TEXT):
+    def _frame(self, box, title, color=PANEL, text=TEXT, size=10):
         rectangle = Rectangle(box[:2], *box[2:], transform=self.figure.transFigure, facecolor=color, edgecolor=BORDER)
         rectangle.set_zorder(-1)
         self.figure.add_artist(rectangle)
         x, y = box[0] + 0.2 / 24, box[1] + box[3] - 0.55 / self._rows
-        self.figure.text(x, y, title, color=text, fontsize=10, weight="bold", va="center")
+        self.figure.text(x, y, title, color=text, fontsize=size, weight="bold", va="center")
 
     def _series_of(self, panel):
         """Name, times and values of each series."""
@@ -100,12 +107,12 @@ class _Page:
         colors = [color for _, _, color in texts]
         color = min(colors, key=_badness) if colors else None
         fill = COLORS.get(color, BORDER) if color in order or color in COLORS else BORDER
-        self._frame(box, panel["title"], color=fill, text="#111217" if color else TEXT)
+        self._frame(box, panel["title"], color=fill, text="#111217" if color else TEXT, size=8)
         ink = "#111217" if color else FAINT
         middle = (box[0] + box[2] / 2, box[1] + box[3] * 0.4)
         if not texts:
-            self.figure.text(*middle, defaults.get("noValue", "No data"), color=ink, fontsize=16, ha="center", va="center")
-        elif len(texts) == 1:
+            raise ValueError(f"nothing to show in {panel['title']}")
+        if len(texts) == 1:
             self.figure.text(*middle, texts[0][1], color=ink, fontsize=24, weight="bold", ha="center", va="center")
         else:
             for number, (name, text, _) in enumerate(texts):
@@ -114,8 +121,8 @@ class _Page:
                 self.figure.text(box[0] + box[2] - 0.3 / 24, y, text, color=ink, fontsize=14, weight="bold", va="center", ha="right")
 
     def _axes(self, box, below):
-        left, bottom = box[0] + 1.0 / 24, box[1] + below / self._rows
-        axes = self.figure.add_axes((left, bottom, box[2] - 1.25 / 24, box[1] + box[3] - bottom - 1.0 / self._rows))
+        left, bottom = box[0] + 1.35 / 24, box[1] + below / self._rows
+        axes = self.figure.add_axes((left, bottom, box[2] - 1.6 / 24, box[1] + box[3] - bottom - 1.0 / self._rows))
         axes.set_facecolor(PANEL)
         axes.tick_params(colors=FAINT, labelsize=8, length=0)
         for spine in axes.spines.values():
@@ -129,15 +136,23 @@ class _Page:
         self._frame(box, panel["title"])
         config, defaults = panel["fieldConfig"], panel["fieldConfig"]["defaults"]
         found = sorted(self._series_of(panel), key=lambda series: -max(series[2]))[: LEGEND_ROWS_MAX + 4]
+        is_table = panel["options"]["legend"]["displayMode"] == "table"
         shown = found[:LEGEND_ROWS_MAX]
-        axes = self._axes(box, below=0.75 * len(shown) + 1.15)
+        lines = [] if is_table else self._flowing([name for name, _, _ in found], box[2] * 24 - 0.5)[:LEGEND_LINES_MAX]
+        axes = self._axes(box, below=0.75 * (len(shown) if is_table else len(lines)) + 1.15)
         axes.grid(axis="y", color=BORDER, linewidth=0.6)
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _number(value, defaults["unit"])))
         stacked = defaults["custom"]["stacking"]["mode"] == "normal"
         below = {}
+        colors = [_color_of(name, config["overrides"]) or PALETTE[number % len(PALETTE)] for number, (name, _, _) in enumerate(found)]
+        for number, line in enumerate(lines):
+            y = box[1] + (0.75 * (len(lines) - number) - 0.35) / self._rows
+            for place, index in line:
+                self.figure.text(box[0] + (0.25 + place) / 24, y, "▬", color=colors[index], fontsize=9, va="center")
+                self.figure.text(box[0] + (0.65 + place) / 24, y, found[index][0], color=TEXT, fontsize=9, va="center")
         for number, (name, times, values) in enumerate(found):
-            color = _color_of(name, config["overrides"]) or PALETTE[number % len(PALETTE)]
+            color = colors[number]
             if stacked:
                 base = [below.get(at, 0) for at in times]
                 values = [low + value for low, value in zip(base, values)]
@@ -148,12 +163,12 @@ class _Page:
                 axes.plot(at, line, color=color, linewidth=1.0 if stacked else 1.5)
                 axes.fill_between(at, [base[index] for index in stretch] if stacked else 0, line, color=color, linewidth=0,
                                   alpha=defaults["custom"]["fillOpacity"] / 100)  # fmt: skip
-            if name and number < len(shown):
+            if name and is_table and number < len(shown):
                 y = box[1] + (0.75 * (len(shown) - number) - 0.35) / self._rows
                 self.figure.text(box[0] + 0.25 / 24, y, "▬", color=color, fontsize=9, va="center")
                 self.figure.text(box[0] + 0.65 / 24, y, textwrap.shorten(name, 40), color=TEXT, fontsize=9, va="center")
                 last, most = found[number][2][-1], max(found[number][2])
-                for place, value, what in ((1.7, last, "last"), (0.2, most, "max")):
+                for place, value, what in ((2.1, last, "last"), (0.2, most, "max")):
                     text = f"{what} {_number(value, defaults['unit'])}"
                     self.figure.text(box[0] + box[2] - place / 24, y, text, color=FAINT, fontsize=8.5, va="center", ha="right")
         if not found:
@@ -167,6 +182,20 @@ class _Page:
             axes.axhline(limit["value"], color=COLORS[limit["color"]], linewidth=1)
             axes.axhspan(limit["value"], axes.get_ylim()[1], color=COLORS[limit["color"]], alpha=0.12, linewidth=0)
 
+    def _flowing(self, names, room):
+        """Lines of places, in cells from the left, and indices of names, which follow each other while there is room."""
+        lines, place = [[]], 0
+        for index, name in enumerate(names):
+            text = self.figure.text(0, 0, name, fontsize=9)
+            width = 0.9 + text.get_window_extent().width / self.figure.bbox.width * 24
+            text.remove()
+            if lines[-1] and place + width > room:
+                lines.append([])
+                place = 0
+            lines[-1].append((place, index))
+            place += width
+        return lines
+
     def _timeline(self, panel, box):
         self._frame(box, panel["title"])
         found = sorted(self._series_of(panel), key=lambda series: series[0], reverse=True)
@@ -174,7 +203,7 @@ class _Page:
         axes = self._axes(box, below=1.15)
         left, bottom, width, height = axes.get_position().bounds
         wide = box[2] > 0.5
-        names = (4.0 if wide else 1.0) / 24
+        names = (4.6 if wide else 1.0) / 24
         axes.set_position((left + names, bottom, width - names, height))
         for number, (_, times, values) in enumerate(found):
             for stretch in _stretches(times, values):
@@ -232,11 +261,11 @@ def _number(value, unit, decimals=None):
         if abs(value) >= 1 or value == 0:
             return f"{value:.3g} s"
         return f"{value * 1000:.3g} ms"
-    if unit in ("bytes", "Bps"):
-        end = "/s" if unit == "Bps" else ""
+    if unit in ("bytes", "binBps"):
+        end = "/s" if unit == "binBps" else ""
         for size, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
             if abs(value) >= size:
                 return f"{value / size:.3g} {name}{end}"
         return f"{value:.3g} B{end}"
     text = f"{value:.{decimals}f}" if decimals is not None else f"{value:.3g}"
-    return f"{text}/s" if unit == "ops" else text
+    return text + {"cps": " c/s", "mps": " msg/s", "ops": " ops/s"}.get(unit, "")

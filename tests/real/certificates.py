@@ -16,6 +16,10 @@ subjectAltName = DNS:localhost, IP:127.0.0.1
 """
 
 
+# More than what popgate's rules call expiring.
+DAYS = "60"
+
+
 class Authority:
     """An authority, its certificate in `ca_path`, and what it issued, in `certificate_path` and `key_path`."""
 
@@ -30,10 +34,10 @@ class Authority:
         extensions = os.path.join(folder, "extensions")
         with open(extensions, "w", encoding="ascii") as file:
             file.write(_LEAF_EXTENSIONS)
-        _openssl("req", "-x509", *_KEY, "-days", "2", "-subj", f"/CN={name}", "-keyout", ca_key, "-out", self.ca_path)
+        _openssl("req", "-x509", *_KEY, "-days", DAYS, "-subj", f"/CN={name}", "-keyout", ca_key, "-out", self.ca_path)
         _openssl("req", "-new", *_KEY, "-subj", "/CN=localhost", "-keyout", self.key_path, "-out", request)
         _openssl(
-            "x509", "-req", "-in", request, "-days", "2", "-extfile", extensions, "-CA", self.ca_path,
+            "x509", "-req", "-in", request, "-days", DAYS, "-extfile", extensions, "-CA", self.ca_path,
             "-CAkey", ca_key, "-CAcreateserial", "-out", self.certificate_path,
         )  # fmt: skip
         # Cyrus reads it as its own user.
