@@ -533,7 +533,7 @@ impl ImapClient {
     pub(super) fn expect_ok(&self, name: CommandName, status: Status) -> Result<(), Failure> {
         let kind = match status.condition {
             Condition::Ok => return Ok(()),
-            Condition::Bad if !is_exchange_disconnect(&status.text) => FailureKind::OurMistake,
+            Condition::Bad if !is_exchange_trouble(&status.text) => FailureKind::OurMistake,
             _ => FailureKind::UpstreamRefused,
         };
         let text = self.quote(&status.text);
@@ -541,10 +541,16 @@ impl ImapClient {
     }
 }
 
-/// Exchange Online, since 2016 (MailKit#1494): the mailbox behind the login is unreachable for now,
-/// which it reports as a syntax error.
-fn is_exchange_disconnect(text: &[u8]) -> bool {
-    contains(text, b"authenticated but not connected")
+/// What Exchange Online reports as a syntax error although it will pass: since 2016 (MailKit#1494) that
+/// the mailbox behind the login is unreachable, since 2020 that it is asked too often.
+fn is_exchange_trouble(text: &[u8]) -> bool {
+    [
+        &b"authenticated but not connected"[..],
+        b"request is throttled",
+        b"server unavailable",
+    ]
+    .iter()
+    .any(|phrase| contains(text, phrase))
 }
 
 fn contains(text: &[u8], phrase: &[u8]) -> bool {

@@ -121,9 +121,8 @@ impl ImapClient {
 
     /// Asks for a body, unless that was done ahead. What was asked for ahead of it is not wanted.
     async fn ask(&mut self, uid: Uid, section: Section) -> Result<Asked, Failure> {
-        let is_it = |ahead: &Ahead| {
-            ahead.uid == uid && ahead.section == section && !ahead.is_skipped
-        };
+        let is_it =
+            |ahead: &Ahead| ahead.uid == uid && ahead.section == section && !ahead.is_skipped;
         while let Some(place) = self.ahead.iter().position(is_it) {
             let has_come = self.next_body.as_ref();
             let has_come = has_come.is_some_and(|head| is_body_of(head, uid, section));

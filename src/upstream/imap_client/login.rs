@@ -101,12 +101,14 @@ impl ImapClient {
         if !at_once {
             answers.push(response.expose());
         }
-        let status = loop {
+        let mut has_explained = false;
+        let mut status = loop {
             match self.receive().await? {
                 Received::Response(Response::Continuation(_)) => {
                     let answer = answers
                         .pop()
                         .ok_or(Garbled("more challenges than the mechanism has"))?;
+                    has_explained = answers.is_empty();
                     self.stream.output_secret(answer);
                     self.stream.output_beside_secret(b"\r\n");
                     self.send_behind_authenticate();
@@ -118,6 +120,12 @@ impl ImapClient {
             }
         };
         self.observe(CommandName::Authenticate, &status, started);
+        // Where more went out with the token, the upstream has taken that for the empty answer, and may say
+        // BAD to it (Dovecot). The refusal has been said before.
+        let carries_token = matches!(mechanism, Mechanism::OauthBearer | Mechanism::Xoauth2);
+        if carries_token && has_explained && status.condition != Condition::Ok {
+            status.code.get_or_insert(Code::AuthenticationFailed);
+        }
         Ok(status)
     }
 
@@ -125,14 +133,22 @@ impl ImapClient {
     fn login_failure(&self, status: &Status) -> Failure {
         let kind = match (&status.code, status.condition) {
             (Some(Code::AuthenticationFailed | Code::Expired), _) => FailureKind::AuthRejected,
-            (Some(Code::Unavailable), _) => FailureKind::AuthUnavailable,
-            (Some(Code::Limit), _) => FailureKind::AuthUnavailable,
-            (Some(Code::InUse), _) => FailureKind::MaildropInUse,
-            (Some(Code::AuthorizationFailed | Code::PrivacyRequired), _) => {
-                FailureKind::Misconfigured
+            (Some(Code::Unavailable | Code::Limit | Code::ServerBug | Code::Corruption), _) => {
+                FailureKind::AuthUnavailable
             }
-            (_, Condition::Bad) => FailureKind::OurMistake,
+            (Some(Code::InUse), _) => FailureKind::MaildropInUse,
+            (
+                Some(
+                    Code::AuthorizationFailed
+                    | Code::PrivacyRequired
+                    | Code::ContactAdmin
+                    | Code::NoPermission
+                    | Code::Cannot,
+                ),
+                _,
+            ) => FailureKind::Misconfigured,
             _ if speaks_of_throttling(&status.text) => FailureKind::AuthUnavailable,
+            (_, Condition::Bad) => FailureKind::OurMistake,
             _ => FailureKind::AuthRejected,
         };
         kind.because(format!("login: {}", self.quote(&status.text)))
@@ -203,11 +219,13 @@ fn can_enable_utf8(capabilities: Capabilities) -> bool {
 }
 
 /// Gmail (2016) and others refuse a login that comes too often with nothing but a text:
-/// `NO [ALERT] Too many simultaneous connections. (Failure)`. To call that a wrong password would make
+/// `NO [ALERT] Too many simultaneous connections. (Failure)`; Exchange Online (2020) even with
+/// `BAD Request is throttled. Suggested Backoff Time: 89117 milliseconds`. To call that a wrong password would make
 /// clients ask for it.
 fn speaks_of_throttling(text: &[u8]) -> bool {
     [
         &b"too many"[..],
+        b"throttled",
         b"simultaneous connections",
         b"try again later",
         b"temporar",
