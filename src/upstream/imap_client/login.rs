@@ -8,7 +8,7 @@ use crate::imap::Garbled;
 use crate::imap::capability::{Capabilities, Capability};
 use crate::imap::command::{Command, CommandName, Literals};
 use crate::imap::response::{Code, Condition, Response, Status, Untagged};
-use crate::sasl::{Credential, Mechanism, Proof};
+use crate::sasl::{self, Credential, Mechanism, Proof};
 
 impl ImapClient {
     /// Logs in by the best common mechanism; one attempt, whatever comes of it. Then greets with ID,
@@ -101,14 +101,14 @@ impl ImapClient {
         if !at_once {
             answers.push(response.expose());
         }
-        let mut has_explained = false;
+        let mut explanation = None;
         let mut status = loop {
             match self.receive().await? {
-                Received::Response(Response::Continuation(_)) => {
+                Received::Response(Response::Continuation(challenge)) => {
                     let answer = answers
                         .pop()
                         .ok_or(Garbled("more challenges than the mechanism has"))?;
-                    has_explained = answers.is_empty();
+                    explanation = answers.is_empty().then_some(challenge);
                     self.stream.output_secret(answer);
                     self.stream.output_beside_secret(b"\r\n");
                     self.send_behind_authenticate();
@@ -122,9 +122,16 @@ impl ImapClient {
         self.observe(CommandName::Authenticate, &status, started);
         // Where more went out with the token, the upstream has taken that for the empty answer, and may say
         // BAD to it (Dovecot). The refusal has been said before.
-        let carries_token = matches!(mechanism, Mechanism::OauthBearer | Mechanism::Xoauth2);
-        if carries_token && has_explained && status.condition != Condition::Ok {
+        if let (Some(explanation), Mechanism::OauthBearer | Mechanism::Xoauth2) =
+            (explanation, mechanism)
+            && status.condition != Condition::Ok
+        {
             status.code.get_or_insert(Code::AuthenticationFailed);
+            if let Ok(explanation) = sasl::decode(&explanation)
+                && !explanation.expose().is_empty()
+            {
+                status.text = explanation.expose().to_vec();
+            }
         }
         Ok(status)
     }
