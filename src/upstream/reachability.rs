@@ -189,7 +189,10 @@ mod tests {
         let label = FailureKind::UpstreamUnreachable.label();
         let series = (family.expect("registered").get_metric().iter())
             .find(|it| it.get_label().iter().any(|pair| pair.value() == label));
-        series.expect("there from the start").get_counter().get_value()
+        series
+            .expect("there from the start")
+            .get_counter()
+            .get_value()
     }
 
     struct Watched {

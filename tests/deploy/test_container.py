@@ -73,7 +73,7 @@ class Image(unittest.TestCase):
 
     def test_it_says_what_it_is(self):
         labels = self.about["Config"]["Labels"]
-        for label in ("title", "description", "version", "licenses"):
+        for label in ("title", "description", "version", "revision", "licenses"):
             self.assertTrue(labels[f"org.opencontainers.image.{label}"])
         self.assertEqual(set(labels), {label for label in labels if label.startswith("org.opencontainers.image.")})
 

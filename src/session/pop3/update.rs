@@ -9,6 +9,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::imap::capability::Capability;
 use crate::imap::command::{FlagChange, SearchedState, StoredFlag, UIDS_MAX};
 use crate::imap::ids::UidSet;
+use crate::imap::mailbox_name::MailboxName;
 use crate::imap::response::SpecialUse;
 use crate::maildrop::{Abilities, DeletePolicy, Removal, Update};
 use crate::metrics::DeleteAction;
@@ -142,14 +143,14 @@ async fn remove(
         }
     };
     for part in set.split(UIDS_MAX) {
-        if let Some(target) = &target {
-            match removal {
-                Removal::Move => logged_in.imap.move_to(&part, target).await?,
-                // Only what is safe elsewhere may be marked here.
-                _ => logged_in.imap.copy(&part, target).await?,
-            }
-        }
-        let removed = remove_part(&part, removal, gateway, logged_in).await;
+        let is_gone = match &target {
+            Some(target) => transfer(&part, target, removal, &mut logged_in.imap).await?,
+            None => false,
+        };
+        let removed = match is_gone {
+            true => Ok(()),
+            false => remove_part(&part, removal, gateway, logged_in).await,
+        };
         if let Err(failure) = removed {
             if matches!(removal, Removal::Expunge | Removal::CopyThenExpunge) {
                 withdraw(&part, &failure, gateway, logged_in).await;
@@ -173,6 +174,32 @@ async fn remove(
             .messages_deleted(&logged_in.key.upstream, action, part.len());
     }
     Ok(())
+}
+
+/// Brings a part into the folder that the policy moves to. Whether nothing of it was left: some servers refuse
+/// to move or copy what another session has removed meanwhile.
+async fn transfer(
+    part: &UidSet,
+    target: &MailboxName,
+    removal: Removal,
+    imap: &mut ImapClient,
+) -> Result<bool, Failure> {
+    let transferred = match removal {
+        Removal::Move => imap.move_to(part, target).await,
+        // Only what is safe elsewhere may be marked here.
+        _ => imap.copy(part, target).await,
+    };
+    match transferred {
+        Err(failure) if failure.kind == FailureKind::UpstreamRefused => {
+            let left = imap.search(part, SearchedState::Present).await?.len();
+            match left {
+                0 => Ok(true),
+                _ => Err(failure),
+            }
+        }
+        Err(failure) => Err(failure),
+        Ok(()) => Ok(false),
+    }
 }
 
 /// Removes a part, of which a copy is where the policy wants one, and looks whether it is gone.
