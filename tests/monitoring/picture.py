@@ -107,13 +107,13 @@ class _Page:
         colors = [color for _, _, color in texts]
         color = min(colors, key=_badness) if colors else None
         fill = COLORS.get(color, BORDER) if color in order or color in COLORS else BORDER
-        self._frame(box, panel["title"], color=fill, text="#111217" if color else TEXT, size=8)
+        self._frame(box, panel["title"], color=fill, text="#111217" if color else TEXT, size=7.5)
         ink = "#111217" if color else FAINT
         middle = (box[0] + box[2] / 2, box[1] + box[3] * 0.4)
         if not texts:
             raise ValueError(f"nothing to show in {panel['title']}")
         if len(texts) == 1:
-            self.figure.text(*middle, texts[0][1], color=ink, fontsize=24, weight="bold", ha="center", va="center")
+            self.figure.text(*middle, texts[0][1], color=ink, fontsize=20, weight="bold", ha="center", va="center")
         else:
             for number, (name, text, _) in enumerate(texts):
                 y = box[1] + box[3] * (0.62 - 0.58 * number / (len(texts) - 0.5))
@@ -125,6 +125,7 @@ class _Page:
         axes = self.figure.add_axes((left, bottom, box[2] - 1.6 / 24, box[1] + box[3] - bottom - 1.0 / self._rows))
         axes.set_facecolor(PANEL)
         axes.tick_params(colors=FAINT, labelsize=8, length=0)
+        axes.tick_params(axis="x", pad=7)
         for spine in axes.spines.values():
             spine.set_visible(False)
         axes.set_xlim(*(datetime.datetime.fromtimestamp(at) for at in (self._start, self._end)))
@@ -255,9 +256,9 @@ def _number(value, unit, decimals=None):
     if unit == "percentunit":
         return f"{value * 100:.{1 if decimals is None else decimals}f} %"
     if unit == "s":
-        for size, name in ((86400 * 2, "day"), (3600 * 2, "hour"), (60, "min")):
-            if abs(value) >= size:
-                return f"{value / {'day': 86400, 'hour': 3600, 'min': 60}[name]:.{decimals or 1}f} {name}"
+        for least, size, name in ((86400 * 2, 86400, "days"), (3600 * 2, 3600, "hours"), (60, 60, "min")):
+            if abs(value) >= least:
+                return f"{value / size:.3g} {name}"
         if abs(value) >= 1 or value == 0:
             return f"{value:.3g} s"
         return f"{value * 1000:.3g} ms"
