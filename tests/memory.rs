@@ -120,7 +120,6 @@ fn no_attack_takes_memory_or_the_service() {
     be_honest(&popgate);
     let mut report = String::new();
     for (name, attackers, attack) in ATTACKS {
-        let now = std::time::Instant::now();
         let before = popgate.forget_peak();
         thread::scope(|scope| {
             let attackers: Vec<_> = (0..attackers)
@@ -152,7 +151,6 @@ fn no_attack_takes_memory_or_the_service() {
     });
     let rise = popgate.peak_kib().saturating_sub(before);
     report += &format!("{rise:8} KiB  O6: all at once\n");
-
     assert!(
         rise <= RISE_KIB_MAX,
         "all at once: {rise} KiB more\n{report}"

@@ -159,6 +159,22 @@ fn an_upstream_that_is_not_who_it_should_be_hears_nothing() {
     assert!(has_heard.is_some(), "{:#?}", popgate.log());
 }
 
+/// SECURITY A8: a name on a certificate may hold anything, and is told where a certificate does not fit.
+#[test]
+fn no_certificate_begins_a_line_of_the_log() {
+    const FORGED: &str = "2026-01-01T00:00:00Z  INFO popgate: all is well";
+    let ours = authority();
+    let upstream = Upstream::start(&ours, &format!("x\r\n{FORGED}\r\n"), 2090);
+    let mut popgate = popgate(&ours, &[("forging", services(upstream.address.port()))]);
+    let reply = log_in(&popgate, "joe@forging");
+    assert!(reply.starts_with("-ERR [SYS/PERM]"), "{reply}");
+    popgate.wait_for_log("is not accepted");
+    popgate.wait_for_log("session ended");
+    for line in popgate.log() {
+        assert!(!line.starts_with("2026-01-01T"), "{line}");
+    }
+}
+
 /// SECURITY T6: what popgate offers an upstream, read as it comes (RFC 8446 §4.1.2).
 #[test]
 fn an_upstream_is_offered_tls_1_2_and_1_3_and_nothing_weak() {
