@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, timeout, timeout_at};
 use zeroize::Zeroize;
 
@@ -227,6 +228,9 @@ impl LineStream {
     /// # Errors
     /// [`LineError::TooLong`] as soon as more than `octets_max` came without a line end.
     pub async fn line(&mut self, octets_max: usize) -> Result<&[u8], LineError> {
+        // Lines that are here already are no waits. Without one now and then a flood of them keeps this thread
+        // from all others, for as long as 128 reads last.
+        consume_budget().await;
         let mut searched = 0;
         let end = loop {
             let unread = &self.input[self.consumed..];
@@ -708,6 +712,20 @@ mod tests {
         stream.discard_output();
         let line = stream.line(100).await.expect("what came in");
         assert_eq!(line, b"552 5.3.4 too large");
+    }
+
+    /// SECURITY.md U4, O6
+    #[tokio::test]
+    async fn a_flood_of_lines_leaves_others_their_turn() {
+        let flood = tokio::io::join(tokio::io::repeat(b'\n'), tokio::io::sink());
+        let mut stream = LineStream::new(Box::new(flood), Duration::from_secs(1));
+        let other = tokio::spawn(async {});
+        let mut lines = 0;
+        while !other.is_finished() {
+            stream.line(0).await.expect("an empty line");
+            lines += 1;
+        }
+        assert!(lines < 1000, "{lines} lines before anybody else");
     }
 
     #[tokio::test]
