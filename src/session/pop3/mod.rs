@@ -63,7 +63,7 @@ struct Record {
 }
 
 /// Serves one client from greeting to close; `accepted` is when its connection was.
-pub async fn serve(mut client: Client, gateway: &Gateway, accepted: Instant) {
+pub async fn serve(client: &mut Client, gateway: &Gateway, accepted: Instant) {
     let mut record = Record::new(accepted);
     if let Some(trace) = &gateway.trace {
         let trace = trace.session(record.id.to_string(), false);
@@ -72,11 +72,11 @@ pub async fn serve(mut client: Client, gateway: &Gateway, accepted: Instant) {
     }
     let span = client.span(record.id);
     let session = async {
-        let result = conversation(&mut client, gateway, &mut record).await;
+        let result = conversation(client, gateway, &mut record).await;
         if let Err(end) = &result {
-            last_words(&mut client, end, gateway, &mut record).await;
+            last_words(client, end, gateway, &mut record).await;
         }
-        record.close(&client, gateway, result.err());
+        record.close(client, gateway, result.err());
     };
     session.instrument(span).await;
 }
