@@ -473,8 +473,8 @@ impl Arrival {
 mod tests {
     use super::*;
 
-    /// Ten thousand of them take 20 MB.
-    const SESSION_OCTETS_MAX: usize = 2_000;
+    /// Ten thousand of them take 13 MB.
+    const SESSION_OCTETS_MAX: usize = 1_280;
 
     /// The futures that this makes.
     fn octets_of<T, F: Future>(_: impl FnOnce(T) -> F) -> usize {

@@ -106,9 +106,19 @@ async fn conversation(
         result = transaction::run(client, gateway, offer, &mut logged_in, record) => result,
         () = gateway.drained.cancelled() => Err(SessionEnd::ShuttingDown),
     };
-    // Without QUIT the marks are forgotten with the maildrop.
+    Box::pin(end(transaction, client, gateway, logged_in, record)).await
+}
+
+/// Behind QUIT, the UPDATE state; without it the marks are forgotten with the maildrop.
+async fn end(
+    transaction: Result<(), SessionEnd>,
+    client: &mut Client,
+    gateway: &Gateway,
+    mut logged_in: Box<LoggedIn>,
+    record: &mut Record,
+) -> Result<(), SessionEnd> {
     let result = match transaction {
-        Ok(()) => Box::pin(update::run(client, gateway, &mut logged_in, record)).await,
+        Ok(()) => update::run(client, gateway, &mut logged_in, record).await,
         Err(end) => Err(end),
     };
     let LoggedIn { imap, .. } = *logged_in;
@@ -118,7 +128,7 @@ async fn conversation(
         // The client waits for this, and may log in again as soon as it has it.
         client.lines.limit_stalls(LAST_WORDS);
         client.lines.close().await;
-        Box::pin(imap.logout()).await;
+        imap.logout().await;
     }
     result
 }
