@@ -210,7 +210,7 @@ impl ImapClient {
                     return self.expect_ok(CommandName::FetchBody, status);
                 }
                 Received::Body(head) if self.is_ahead(&head) => {
-                    self.next_body = Some(head);
+                    self.next_body = Some(Box::new(head));
                     self.unfinished.push(asked);
                     return Ok(());
                 }
