@@ -266,6 +266,11 @@ impl ImapClient {
         self.credential.is_some()
     }
 
+    /// To whom this is a connection.
+    pub fn upstream(&self) -> &Arc<Upstream> {
+        &self.upstream
+    }
+
     /// Deviations of this provider.
     pub fn quirks(&self) -> &Quirks {
         &self.upstream.settings().quirks

@@ -7,13 +7,14 @@ mod retrieve;
 mod transaction;
 pub(super) mod update;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{Instrument, Level, info};
 
 use super::{Client, Gateway, SessionEnd, SessionId};
-use crate::account::MailboxKey;
+use crate::account::{AccountKey, MailboxKey, Permit};
 use crate::config::MaildropSettings;
 use crate::failure::{Failure, FailureKind};
 use crate::maildrop::{FetchWindow, Maildrop};
@@ -36,10 +37,22 @@ struct LoggedIn {
     selected: Selected,
     maildrop: Maildrop,
     window: FetchWindow,
-    key: MailboxKey,
-    settings: MaildropSettings,
-    _permits: Vec<Box<dyn Send + Sync>>,
+    /// Shared with what is remembered of the mailbox.
+    key: Arc<MailboxKey>,
+    _permits: Permits,
     _open: OpenGuard,
+}
+
+impl LoggedIn {
+    fn settings(&self) -> &MaildropSettings {
+        &self.imap.upstream().settings().maildrop
+    }
+}
+
+/// Leave to have the connection, and where it must be, to have the maildrop alone.
+struct Permits {
+    _connection: Permit<AccountKey>,
+    _maildrop: Option<Permit<Arc<MailboxKey>>>,
 }
 
 /// What the one log line of a session tells.
@@ -47,7 +60,7 @@ struct Record {
     id: SessionId,
     started: Instant,
     login: Option<String>,
-    upstream: Option<std::sync::Arc<str>>,
+    upstream: Option<Arc<str>>,
     messages: u32,
     /// Messages that are not shown, since only the newest are.
     older: u32,
