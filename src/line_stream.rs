@@ -356,7 +356,7 @@ impl LineStream {
         if self.input.capacity() < wanted {
             let mut larger = Vec::with_capacity(wanted.max(2 * self.input.len()));
             larger.extend_from_slice(&self.input);
-            self.input.zeroize();
+            wipe(&mut self.input);
             self.input = larger;
         }
     }
@@ -366,7 +366,7 @@ impl LineStream {
     pub fn rest(&mut self) {
         if !self.has_input() {
             // A password may have come through here.
-            self.input.zeroize();
+            wipe(&mut self.input);
             self.input = Vec::new();
             self.consumed = 0;
             self.read_octets = READ_OCTETS_RESTING;
@@ -414,7 +414,7 @@ impl LineStream {
         if self.output.capacity() - self.output.len() < octets.len() {
             let mut larger = Vec::with_capacity(2 * (self.output.len() + octets.len()));
             larger.extend_from_slice(&self.output);
-            self.output.zeroize();
+            wipe(&mut self.output);
             self.output = larger;
         }
         self.output.extend_from_slice(octets);
@@ -529,6 +529,12 @@ impl LineStream {
     }
 }
 
+/// The whole of a buffer, and as one block: what counts as in it would be wiped octet by octet.
+fn wipe(octets: &mut Vec<u8>) {
+    octets.clear();
+    octets.spare_capacity_mut().zeroize();
+}
+
 /// What is left to be sent of some pieces.
 struct Pieces<'a> {
     /// How much of the first has been sent.
@@ -569,8 +575,8 @@ impl Pieces<'_> {
 /// A password may be in either buffer.
 impl Drop for LineStream {
     fn drop(&mut self) {
-        self.input.zeroize();
-        self.output.zeroize();
+        wipe(&mut self.input);
+        wipe(&mut self.output);
     }
 }
 
