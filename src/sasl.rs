@@ -188,7 +188,7 @@ impl Credential {
     /// such a text goes into no log.
     pub fn is_echoed_in(&self, text: &[u8]) -> bool {
         let (Proof::Password(secret) | Proof::BearerToken(secret)) = &self.proof;
-        let text = text.to_ascii_lowercase();
+        let text = Zeroizing::new(text.to_ascii_lowercase());
         let repeats = |spelling: &[u8]| {
             let spelling = Zeroizing::new(spelling.to_ascii_lowercase());
             let stretch = spelling.len().min(ECHO_OCTETS_MIN);

@@ -173,7 +173,7 @@ impl Stage {
         let fault = self.dialer.play().faults.on_client(self.clients.len());
         let (wire, end) = wire(fault, self.activity.clone());
         let gateway = self.gateway.clone();
-        let client = Client {
+        let mut client = Client {
             lines: LineStream::new(Box::new(end), gateway.timeouts.login),
             address: transcript.address,
             is_address_of_balancer: false,
@@ -188,7 +188,7 @@ impl Stage {
         let is_submission = transcript.submission;
         let session = tokio::spawn(async move {
             match is_submission {
-                false => pop3::serve(client, &gateway, Instant::now()).await,
+                false => pop3::serve(&mut client, &gateway, Instant::now()).await,
                 true => submission::serve(client, &gateway, Instant::now()).await,
             }
         });
