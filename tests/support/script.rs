@@ -23,6 +23,7 @@
 //! include login UIDPLUS MOVE      the lines of scenes/login.txt, with $1 for the rest
 //!
 //! connect                         the next client; the first one connects by itself
+//! connect 192.0.2.8               … from somewhere else
 //! client 1                        back to an earlier one
 //! dial                            popgate opens a connection to the upstream
 //! dial refused, dial silent       … which does not come about
@@ -58,6 +59,8 @@ pub(crate) struct Transcript {
     /// The config file.
     pub(crate) toml: String,
     pub(crate) address: IpAddr,
+    /// Those of clients that come from somewhere else.
+    pub(crate) other_addresses: HashMap<usize, IpAddr>,
     pub(crate) secure: bool,
     pub(crate) submission: bool,
     pub(crate) without_tls: bool,
@@ -205,6 +208,7 @@ impl Parser {
                 settings: Vec::new(),
                 toml: String::new(),
                 address: Ipv4Addr::LOCALHOST.into(),
+                other_addresses: HashMap::new(),
                 secure: false,
                 submission: false,
                 without_tls: false,
@@ -309,8 +313,12 @@ impl Parser {
     fn event(&mut self, text: &str, line: &Line) -> Result<(), String> {
         let words: Vec<&str> = text.split(' ').collect();
         let act = match words.as_slice() {
-            ["connect"] => {
+            ["connect", from @ ..] => {
                 self.client = self.transcript.clients;
+                if let [address] = from {
+                    let address = address.parse().map_err(|_| "no IP address")?;
+                    self.transcript.other_addresses.insert(self.client, address);
+                }
                 self.transcript.clients += 1;
                 self.is_connected = true;
                 Act::Connect
