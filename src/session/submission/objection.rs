@@ -43,7 +43,10 @@ pub(super) fn to_mail(
         return Some(UTF8_UNANNOUNCED);
     }
     let policy = &session.logged_in.upstream.settings().sender;
-    match policy.permits(mailbox.as_bytes(), session.logged_in.credential.login()) {
+    match policy.permits(
+        mailbox.as_bytes(),
+        session.logged_in.credential.mailbox_owner(),
+    ) {
         true => None,
         false => Some((550, "5.7.1", "this login may not send as that sender")),
     }
