@@ -1,9 +1,10 @@
 //! From greeting to login (RFC 4954, RFC 3207): nothing is sent by whom nobody knows.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use tokio::time::{Instant, timeout_at};
 
+use super::objection::POSTPONED;
 use super::{Introduction, LoggedIn, Record, ehlo};
 use crate::account::Attempt;
 use crate::failure::{Failure, FailureKind};
@@ -87,6 +88,7 @@ pub(super) async fn run(
             }
             Err(failure) => {
                 refused += 1;
+                record.was_mail_postponed = first.is_some();
                 failure.kind.smtp_reply(client.lines.output(), record.id);
                 if failure.kind.closes_smtp() {
                     return Err(failure.into());
@@ -117,6 +119,7 @@ async fn negotiate(
                 continue;
             }
         };
+        record.was_data_refused = false;
         let name = command.name();
         let refused_before = record.refused;
         let negotiated = obey(command, started, client, gateway, record, introduction).await?;
@@ -145,6 +148,16 @@ async fn obey(
     record: &mut Record,
     introduction: &mut Option<Introduction>,
 ) -> Result<Option<Negotiated>, SessionEnd> {
+    if matches!(
+        command,
+        Command::Ehlo(_) | Command::Helo(_) | Command::Mail(..) | Command::Rset
+    ) {
+        record.was_mail_postponed = false;
+    }
+    let (code, enhanced, text) = match record.was_mail_postponed {
+        true => POSTPONED,
+        false => (530, "5.7.0", "log in first"),
+    };
     match command {
         Command::Ehlo(name) => {
             *introduction = Some(Introduction {
@@ -176,11 +189,19 @@ async fn obey(
         }
         // Whatever follows it is a message, and nothing that we may take for commands.
         Command::Bdat { .. } => {
-            record.refuse(client, 530, "5.7.0", "log in first");
+            record.refuse(client, code, enhanced, text);
             return Err(SessionEnd::OutOfStep);
         }
+        Command::Rcpt(..) if record.was_mail_postponed => {
+            record.refuse(client, code, enhanced, text);
+        }
+        // Here it follows for those who do not wait.
+        Command::Data if record.was_mail_postponed => {
+            record.refuse(client, code, enhanced, text);
+            record.data_refused(client)?;
+        }
         Command::Mail(..) | Command::Rcpt(..) | Command::Data | Command::Vrfy | Command::Help => {
-            record.misplaced(client, 530, "5.7.0", "log in first")?;
+            record.misplaced(client, code, enhanced, text)?;
         }
         Command::Rset | Command::Noop => reply::say(client.lines.output(), 250, "2.0.0", "fine"),
         Command::Quit => {
