@@ -3,7 +3,7 @@
 //!
 //! Clients get fixed texts; the cause goes into the log.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use tracing::Level;
 
@@ -152,9 +152,16 @@ impl FailureKind {
     }
 }
 
+/// On one line, and without what a terminal obeys: others have a say in what libraries tell, such as whoever
+/// made the certificate that names a host.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.kind.label(), self.cause)
+        write!(f, "{}: ", self.kind.label())?;
+        self.cause.chars().try_for_each(|letter| match letter {
+            // Where these are, something may be quoted or escaped already.
+            '"' | '\'' | '\\' => f.write_char(letter),
+            _ => write!(f, "{}", letter.escape_debug()),
+        })
     }
 }
 
@@ -210,6 +217,15 @@ mod tests {
                 "{reply}"
             );
         }
+    }
+
+    #[test]
+    fn a_cause_is_one_line_of_the_log_whoever_wrote_it() {
+        let cause =
+            "imap.example.com: \"x\r\n2026-01-01 INFO forged\x1b[2J\u{9b}\u{2028}\u{202e}\\0\"";
+        let told = FailureKind::Misconfigured.because(cause).to_string();
+        let expected = "misconfigured: imap.example.com: \"x\\r\\n2026-01-01 INFO forged\\u{1b}[2J\\u{9b}\\u{2028}\\u{202e}\\0\"";
+        assert_eq!(told, expected);
     }
 
     #[test]

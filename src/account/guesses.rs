@@ -8,8 +8,8 @@
 //! gains by not waiting for the answer, or by an upstream that gives none.
 //!
 //! Attempts are counted by whose password it is and which address together: somebody else who gets one
-//! wrong keeps nobody out. Beside that they are counted by address alone, for who tries one password at
-//! many logins; but not those at a login that was accepted from there within a day.
+//! wrong keeps nobody out. Beside that they are counted by address alone, at each upstream, for who tries one
+//! password at many logins; but not those at a login that was accepted from there within a day.
 //!
 //! All that is kept are hashes under keys of this process, times and counts.
 
@@ -38,7 +38,7 @@ const OF_PAIR: Allowance = Allowance {
     returns_after: Duration::from_secs(5),
 };
 
-/// Attempts from one address, at logins that are not known there.
+/// Attempts from one address at one upstream, at logins that are not known there.
 const OF_ADDRESS: Allowance = Allowance {
     attempts: 25,
     returns_after: Duration::from_secs(3),
@@ -71,6 +71,7 @@ pub(super) struct Guesses {
     credentials: DashMap<u64, Tried>,
     /// By login and address.
     pairs: DashMap<u64, Spent>,
+    /// By upstream and address: one that hangs must not take the attempts at another one.
     addresses: DashMap<u64, Spent>,
     /// Fired when an attempt ends.
     ended: [Notify; GROUPS],
@@ -202,7 +203,7 @@ impl Guesses {
         Keys {
             credential: self.hasher.hash_one((upstream, &login, fingerprint)),
             pair: self.hasher.hash_one((upstream, &login, network)),
-            address: self.hasher.hash_one(network),
+            address: self.hasher.hash_one((upstream, network)),
         }
     }
 
@@ -673,6 +674,25 @@ mod tests {
                 .filter(|told| **told == Err(FailureKind::AuthUnavailable));
             assert!(unavailable.count() >= 72, "{guess}: nothing was wrong");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upstream_that_hangs_keeps_nobody_out_of_another() {
+        let guesses = Guesses::new();
+        let address = HERE.parse().expect("an address");
+        let mut held = Vec::new();
+        for number in 0..OF_ADDRESS.attempts {
+            let credential = credential("", &format!("user{number}"), "right");
+            let attempt = guesses.attempt("hangs", &credential, address).await;
+            held.push(attempt.map_err(|failure| failure.kind).expect("a free one"));
+        }
+        let began = Instant::now();
+        let credential = credential("", "ann", "right");
+        let elsewhere = guesses.attempt("answers", &credential, address).await;
+        assert!(elsewhere.is_ok() && began.elapsed() < ROUND_TRIP);
+        let there = guesses.attempt("hangs", &credential, address).await;
+        let refused = there.err().map(|failure| failure.kind);
+        assert_eq!(refused, Some(FailureKind::AuthUnavailable));
     }
 
     #[tokio::test(start_paused = true)]

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{Span, debug_span};
 
@@ -111,14 +112,20 @@ impl Gateway {
         readable.with_at_sign(|login| self.accounts.delimiter(login))
     }
 
-    /// Leave to ask the upstream once whether this credential is right.
+    /// Leave to ask the upstream once whether this credential is right. Who has to wait for it until the login
+    /// is over hears what is said of an upstream that takes that long, so that nobody learns which it was.
     async fn attempt(
         &self,
         upstream: &Upstream,
         credential: &Credential,
         address: IpAddr,
+        login_ends: Instant,
     ) -> Result<Attempt<'_>, Failure> {
-        let attempt = self.accounts.attempt(upstream, credential, address).await;
+        let attempt = self.accounts.attempt(upstream, credential, address);
+        let attempt = timeout_at(login_ends, attempt).await.unwrap_or_else(|_| {
+            let cause = "the login had to wait until timeouts.login had passed";
+            Err(FailureKind::UpstreamUnreachable.because(cause))
+        });
         if let Err(failure) = &attempt {
             let name = &upstream.settings().name;
             self.metrics.auth_withheld(name, failure.kind);

@@ -120,7 +120,11 @@ impl Wire {
 
     /// From now on popgate can write only so many octets.
     pub(crate) fn limit_room(&self, room: usize) {
-        self.shared().room = room;
+        let mut shared = self.shared();
+        shared.room = room;
+        if let Some(writer) = shared.writer.take() {
+            writer.wake();
+        }
     }
 
     pub(crate) fn sent_octets(&self) -> usize {

@@ -60,7 +60,9 @@ pub(super) async fn run(
             trace.identify(&credential);
         }
         // What was said so far must not wait for the upstream.
-        client.lines.flush().await?;
+        timeout_at(login_ends, client.lines.flush())
+            .await
+            .map_err(|_| SessionEnd::LoginTimeout)??;
         let (utf8, address) = (progress.utf8, client.address);
         let opened = login::run(credential, utf8, login_ends, address, gateway, record).await;
         gateway

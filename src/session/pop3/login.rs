@@ -48,7 +48,9 @@ pub(super) async fn run(
     let name = &upstream.settings().name;
     record.upstream = Some(name.clone());
     gateway.accounts.check_delay(upstream, &credential)?;
-    let attempt = gateway.attempt(upstream, &credential, address).await?;
+    let attempt = gateway
+        .attempt(upstream, &credential, address, login_ends)
+        .await?;
     let open = gateway.metrics.upstream_connection(name, "in_use");
     let settings = &upstream.settings().maildrop;
     let login = Login {

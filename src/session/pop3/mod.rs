@@ -96,8 +96,7 @@ async fn conversation(
     };
     let Some(mut logged_in) = logged_in else {
         // QUIT before login: there is no UPDATE state.
-        client.lines.limit_stalls(LAST_WORDS);
-        client.lines.close().await;
+        client.lines.close_within(LAST_WORDS).await;
         return Ok(());
     };
     client.lines.limit_stalls(gateway.timeouts.idle);
@@ -132,7 +131,6 @@ async fn last_words(client: &mut Client, end: &SessionEnd, gateway: &Gateway, re
         // The reply stays without its terminator, so that nobody takes it for complete.
         return;
     }
-    client.lines.limit_stalls(LAST_WORDS);
     let out = client.lines.output();
     match end {
         SessionEnd::Upstream(failure) => failure.kind.reply(out, record.id),
@@ -153,7 +151,7 @@ async fn last_words(client: &mut Client, end: &SessionEnd, gateway: &Gateway, re
         | SessionEnd::ForeignProtocol
         | SessionEnd::TlsFailed(_) => return,
     }
-    client.lines.close().await;
+    client.lines.close_within(LAST_WORDS).await;
 }
 
 impl Record {

@@ -63,7 +63,9 @@ pub(super) async fn run(
             .await
             .map_err(|_| SessionEnd::LoginTimeout)??;
         // What was said so far must not wait for the upstream.
-        client.lines.flush().await?;
+        timeout_at(login_ends, client.lines.flush())
+            .await
+            .map_err(|_| SessionEnd::LoginTimeout)??;
         let (opened, first, started) = match negotiated {
             Negotiated::Quit => return Ok(None),
             Negotiated::Credential(credential, started) => {
@@ -328,7 +330,9 @@ async fn log_in(
     let upstream = gateway.accounts.upstream(credential.login())?.clone();
     let name = upstream.settings().name.clone();
     record.upstream = Some(name.clone());
-    let attempt = gateway.attempt(&upstream, &credential, address).await?;
+    let attempt = gateway
+        .attempt(&upstream, &credential, address, login_ends)
+        .await?;
     let open = gateway.metrics.upstream_connection(&name, "in_use");
     let hostname = &gateway.submission.settings.hostname;
     let trace = record.trace.as_ref();

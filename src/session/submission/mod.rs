@@ -215,8 +215,7 @@ async fn conversation(
         }
         result?;
     }
-    client.lines.limit_stalls(LAST_WORDS);
-    client.lines.close().await;
+    client.lines.close_within(LAST_WORDS).await;
     Ok(())
 }
 
@@ -263,7 +262,6 @@ async fn last_words(client: &mut Client, end: &SessionEnd, gateway: &Gateway, re
     if let SessionEnd::Upstream(failure) = end {
         record.failed(failure, gateway);
     }
-    client.lines.limit_stalls(LAST_WORDS);
     let out = client.lines.output();
     match end {
         // What was refused by 421 has been told already.
@@ -284,7 +282,7 @@ async fn last_words(client: &mut Client, end: &SessionEnd, gateway: &Gateway, re
         | SessionEnd::UpdateIncomplete(_)
         | SessionEnd::TlsFailed(_) => return,
     }
-    client.lines.close().await;
+    client.lines.close_within(LAST_WORDS).await;
 }
 
 impl Record {

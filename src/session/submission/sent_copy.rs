@@ -1,11 +1,12 @@
 //! The copy of a sent message in the account's folder of sent mail, behind the client's back: whatever
 //! becomes of it, the message is sent.
 
+use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,13 +23,13 @@ use crate::metrics::{Metrics, SentCopyResult};
 use crate::sasl::Credential;
 use crate::session::{Gateway, SessionId};
 use crate::smtp::header::MessageIdFinder;
-use crate::spool::{Spool, SpoolSpace};
+use crate::spool::{Spool, SpoolShare, SpoolSpace};
 use crate::upstream::{Appended, ImapClient, Upstream};
 
 /// Messages that were sent and wait on the disk.
-const COPIES_MAX: usize = 256;
+const COPIES_MAX: u64 = 256;
 
-/// Copies that are being put into mailboxes; few enough for any account's limit of connections.
+/// Copies that are being put into mailboxes of one upstream; few enough for any account's limit of connections.
 const CONNECTIONS_MAX: usize = 8;
 
 /// Pauses before the attempts. The first one lets a provider store a copy of its own, which is looked
@@ -59,10 +60,15 @@ const SENT_NAMES: &[&str] = &[
 #[derive(Clone)]
 pub struct SentCopies {
     tasks: TaskTracker,
-    places: Arc<Semaphore>,
-    connections: Arc<Semaphore>,
+    by_upstream: Arc<Mutex<HashMap<Arc<str>, Arc<Means>>>>,
     logins: Arc<CopyLogins>,
     space: SpoolSpace,
+}
+
+/// What the copies of one upstream take, so that one that hangs does not take it from others.
+struct Means {
+    connections: Semaphore,
+    spools: SpoolShare,
 }
 
 impl SentCopies {
@@ -70,11 +76,26 @@ impl SentCopies {
     pub fn new(spool_octets_max: u64) -> Self {
         Self {
             tasks: TaskTracker::new(),
-            places: Arc::new(Semaphore::new(COPIES_MAX)),
-            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            by_upstream: Arc::default(),
             logins: Arc::default(),
-            space: SpoolSpace::new(spool_octets_max),
+            space: SpoolSpace::new(spool_octets_max, COPIES_MAX),
         }
+    }
+
+    fn means(&self, upstream: &Upstream) -> Arc<Means> {
+        let name = &upstream.settings().name;
+        let mut by_upstream = (self.by_upstream.lock()).unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = by_upstream.get(name) {
+            return known.clone();
+        }
+        // Of those that left the settings, too. Whose means nobody holds has taken nothing.
+        by_upstream.retain(|_, means| Arc::strong_count(means) > 1);
+        let means = Arc::new(Means {
+            connections: Semaphore::new(CONNECTIONS_MAX),
+            spools: self.space.share(),
+        });
+        by_upstream.insert(name.clone(), means.clone());
+        means
     }
 
     /// Waits for those that are on their way, but not for longer than this.
@@ -92,6 +113,7 @@ impl SentCopies {
 
 /// A message that is written to disk while it is sent.
 pub(super) struct Copying {
+    means: Arc<Means>,
     spool: Spool,
     message_id: MessageIdFinder,
     header: AppendedHeader,
@@ -124,8 +146,10 @@ impl Copying {
             no_copy(&"the mailbox has refused this login before", session);
             return None;
         }
-        match Spool::create(&service.settings.spool_folder, &service.copies.space).await {
+        let means = service.copies.means(upstream);
+        match Spool::create(&service.settings.spool_folder, &means.spools).await {
             Ok(spool) => Some(Self {
+                means,
                 spool,
                 message_id: MessageIdFinder::default(),
                 header: match is_utf8 {
@@ -165,31 +189,35 @@ impl Copying {
     /// There will be no copy.
     pub(super) fn fail(&self, error: &io::Error, session: &Session<'_>) {
         match error.kind() {
-            io::ErrorKind::QuotaExceeded => no_copy(&"limits.spool_octets is reached", session),
+            io::ErrorKind::QuotaExceeded => {
+                let cause = "limits.spool_octets leaves this upstream no more room";
+                no_copy(&cause, session);
+            }
             _ => no_copy(&format!("smtp.spool_folder: {error}"), session),
         }
     }
 
     /// The message was sent; its copy follows.
-    pub(super) fn store(self, session: &Session<'_>) {
+    pub(super) fn store(mut self, session: &Session<'_>) {
         let Gateway {
             submission,
             metrics,
             draining,
             ..
         } = session.gateway;
-        let Ok(place) = submission.copies.places.clone().try_acquire_owned() else {
-            no_copy(&"too many messages wait for theirs", session);
+        if !self.spool.keep() {
+            no_copy(
+                &"too many messages to this upstream wait for theirs",
+                session,
+            );
             return;
-        };
+        }
         let task = Task {
             copying: self,
-            _place: place,
             upstream: session.logged_in.upstream.clone(),
             credential: session.logged_in.credential.clone(),
             session: session.record.id,
             metrics: metrics.clone(),
-            connections: submission.copies.connections.clone(),
             logins: submission.copies.logins.clone(),
             draining: draining.clone(),
         };
@@ -208,12 +236,10 @@ fn no_copy(cause: &dyn std::fmt::Display, session: &Session<'_>) {
 
 struct Task {
     copying: Copying,
-    _place: OwnedSemaphorePermit,
     upstream: Arc<Upstream>,
     credential: Credential,
     session: SessionId,
     metrics: Arc<Metrics>,
-    connections: Arc<Semaphore>,
     logins: Arc<CopyLogins>,
     draining: CancellationToken,
 }
@@ -255,7 +281,8 @@ impl Task {
     async fn attempt(&mut self) -> Result<SentCopyResult, Failure> {
         let turn = self.logins.turn(&self.upstream, &self.credential).await?;
         // Who waits for a turn keeps nobody else from connecting. It is never closed.
-        let _connection = self.connections.clone().acquire_owned().await;
+        let means = self.copying.means.clone();
+        let _connection = means.connections.acquire().await;
         let name = &self.upstream.settings().name;
         let _open = self.metrics.upstream_connection(name, "in_use");
         let mut imap = turn.log_in(&self.upstream, &self.credential).await?;
@@ -305,5 +332,79 @@ async fn store(copying: &mut Copying, imap: &mut ImapClient) -> Result<SentCopyR
             warn!(%failure, "a message without Message-ID may have no copy");
             Ok(SentCopyResult::Failed)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Endpoint, EndpointSecurity, Service};
+    use crate::secret::Secret;
+    use crate::upstream::{Dial, Dialling};
+
+    /// Counts connections by host, of which none comes about.
+    #[derive(Default)]
+    struct BlackHole(Mutex<HashMap<String, usize>>);
+
+    impl Dial for BlackHole {
+        fn dial<'a>(&'a self, endpoint: &'a Endpoint, _: Duration) -> Dialling<'a> {
+            let mut dialled = self.0.lock().expect("no panic");
+            *dialled.entry(endpoint.host.clone()).or_default() += 1;
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upstream_that_hangs_keeps_no_copy_from_another() {
+        crate::tls::install_provider();
+        let dialer = Arc::new(BlackHole::default());
+        let metrics = Arc::new(Metrics::new(&["hangs", "other"], &[]).expect("sound families"));
+        let copies = SentCopies::new(1024);
+        let folder = tempfile::tempdir().expect("a folder");
+        let [hanging, other] = ["hangs", "other"].map(|name| {
+            let endpoint = Endpoint {
+                service: Service::Imap,
+                host: name.to_owned(),
+                port: 143,
+                security: EndpointSecurity::Clear,
+            };
+            let settings = Arc::new(config::Upstream::new(name, endpoint));
+            let limit = Duration::from_secs(30);
+            let upstream = Upstream::new(settings, limit, dialer.clone(), metrics.clone());
+            Arc::new(upstream.expect("the system's roots"))
+        });
+        for number in 0..=2 * CONNECTIONS_MAX {
+            let upstream = match number < 2 * CONNECTIONS_MAX {
+                true => hanging.clone(),
+                false => other.clone(),
+            };
+            let means = copies.means(&upstream);
+            let spool = Spool::create(folder.path(), &means.spools).await;
+            // One login at a time asks the upstream.
+            let login = format!("user{number}");
+            let secret = Secret::new(b"secret".to_vec());
+            let task = Task {
+                copying: Copying {
+                    means,
+                    spool: spool.expect("created"),
+                    message_id: MessageIdFinder::default(),
+                    header: AppendedHeader::Ascii,
+                    begun: Instant::now(),
+                    begun_since: Day::yesterday(),
+                },
+                upstream,
+                credential: Credential::password(login.as_bytes(), secret).expect("sound"),
+                session: SessionId::new(),
+                metrics: metrics.clone(),
+                logins: copies.logins.clone(),
+                draining: CancellationToken::new(),
+            };
+            copies.tasks.spawn(task.run());
+        }
+        sleep(PAUSES[0] + Duration::from_secs(1)).await;
+        let dialled = dialer.0.lock().expect("no panic").clone();
+        let expected = [("hangs", CONNECTIONS_MAX), ("other", 1)];
+        let expected = expected.map(|(name, dialled)| (name.to_owned(), dialled));
+        assert_eq!(dialled, HashMap::from(expected));
     }
 }
