@@ -24,6 +24,7 @@
 //!
 //! connect                         the next client; the first one connects by itself
 //! connect 192.0.2.8               … from somewhere else
+//! connect pop3                    … to fetch mail, where the others send it
 //! client 1                        back to an earlier one
 //! dial                            popgate opens a connection to the upstream
 //! dial refused, dial silent       … which does not come about
@@ -45,7 +46,7 @@
 //! Lines of one kind behind each other are one piece: sent at once, heard at once. Before anything is
 //! sent, everything that popgate has said must have been heard. See [`super::spelling`] for octets.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -59,6 +60,8 @@ pub(crate) struct Transcript {
     /// The config file.
     pub(crate) toml: String,
     pub(crate) address: IpAddr,
+    /// Of a transcript of submission.
+    pub(crate) pop3_clients: HashSet<usize>,
     /// Those of clients that come from somewhere else.
     pub(crate) other_addresses: HashMap<usize, IpAddr>,
     pub(crate) secure: bool,
@@ -208,6 +211,7 @@ impl Parser {
                 settings: Vec::new(),
                 toml: String::new(),
                 address: Ipv4Addr::LOCALHOST.into(),
+                pop3_clients: HashSet::new(),
                 other_addresses: HashMap::new(),
                 secure: false,
                 submission: false,
@@ -315,9 +319,17 @@ impl Parser {
         let act = match words.as_slice() {
             ["connect", from @ ..] => {
                 self.client = self.transcript.clients;
-                if let [address] = from {
-                    let address = address.parse().map_err(|_| "no IP address")?;
-                    self.transcript.other_addresses.insert(self.client, address);
+                match from {
+                    [] => {}
+                    ["pop3"] => {
+                        self.transcript.pop3_clients.insert(self.client);
+                    }
+                    [address] => {
+                        let address = address.parse().map_err(|_| "no IP address")?;
+                        let others = &mut self.transcript.other_addresses;
+                        others.insert(self.client, address);
+                    }
+                    _ => return Err("too many words".to_owned()),
                 }
                 self.transcript.clients += 1;
                 self.is_connected = true;

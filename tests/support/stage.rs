@@ -174,6 +174,7 @@ impl Stage {
         let fault = self.dialer.play().faults.on_client(number);
         let (wire, end) = wire(fault, self.activity.clone());
         let gateway = self.gateway.clone();
+        let is_submission = transcript.submission && !transcript.pop3_clients.contains(&number);
         let client = Client {
             lines: LineStream::new(Box::new(end), gateway.timeouts.login),
             address: match transcript.other_addresses.get(&number) {
@@ -182,14 +183,13 @@ impl Stage {
             },
             is_address_of_balancer: false,
             secure: transcript.secure,
-            listener: match (transcript.submission, transcript.secure) {
+            listener: match (is_submission, transcript.secure) {
                 (false, false) => "pop3",
                 (false, true) => "pop3s",
                 (true, false) => "smtp",
                 (true, true) => "smtps",
             },
         };
-        let is_submission = transcript.submission;
         let session = tokio::spawn(async move {
             match is_submission {
                 false => pop3::serve(client, &gateway, Instant::now()).await,

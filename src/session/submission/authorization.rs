@@ -7,6 +7,7 @@ use tokio::time::{Instant, timeout_at};
 use super::objection::POSTPONED;
 use super::{Introduction, LoggedIn, Record, ehlo};
 use crate::account::Attempt;
+use crate::config::Service;
 use crate::failure::{Failure, FailureKind};
 use crate::sasl::{Credential, Mechanism};
 use crate::secret::Secret;
@@ -331,7 +332,13 @@ async fn log_in(
     let name = upstream.settings().name.clone();
     record.upstream = Some(name.clone());
     let attempt = gateway
-        .attempt(&upstream, &credential, address, login_ends)
+        .attempt(
+            &upstream,
+            Service::Submission,
+            &credential,
+            address,
+            login_ends,
+        )
         .await?;
     let open = gateway.metrics.upstream_connection(&name, "in_use");
     let hostname = &gateway.submission.settings.hostname;
