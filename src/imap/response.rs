@@ -88,6 +88,16 @@ pub enum Code {
     PrivacyRequired,
     /// Too many connections or too much traffic.
     Limit,
+    /// Only the upstream's administrator can help.
+    ContactAdmin,
+    /// The holder of the credential may not do that.
+    NoPermission,
+    /// This will never work.
+    Cannot,
+    /// The upstream has met an error of its own.
+    ServerBug,
+    /// The upstream's data are damaged.
+    Corruption,
     /// The target mailbox does not exist; CREATE may help.
     TryCreate,
     /// There is no such mailbox.
@@ -301,6 +311,11 @@ fn response_code(code: &[u8]) -> Option<Code> {
         b"INUSE" => Some(Code::InUse),
         b"PRIVACYREQUIRED" => Some(Code::PrivacyRequired),
         b"LIMIT" => Some(Code::Limit),
+        b"CONTACTADMIN" => Some(Code::ContactAdmin),
+        b"NOPERM" => Some(Code::NoPermission),
+        b"CANNOT" => Some(Code::Cannot),
+        b"SERVERBUG" => Some(Code::ServerBug),
+        b"CORRUPTION" => Some(Code::Corruption),
         b"TRYCREATE" => Some(Code::TryCreate),
         b"NONEXISTENT" => Some(Code::NonExistent),
         b"READ-ONLY" => Some(Code::ReadOnly),

@@ -87,6 +87,15 @@ impl Memory {
         });
     }
 
+    /// These were deleted after all: `\Deleted` hides them, like any other.
+    pub fn stop_showing(&self, key: &MailboxKey, validity: UidValidity, uids: &UidSet) {
+        if self.mailboxes.contains_key(key) {
+            self.note(key, validity, |notes| {
+                notes.shown.retain(|uid| !uids.contains(*uid));
+            });
+        }
+    }
+
     fn note(&self, key: &MailboxKey, validity: UidValidity, change: impl FnOnce(&mut Notes)) {
         if self.mailboxes.len() >= MAILBOXES_MAX && !self.mailboxes.contains_key(key) {
             return;
@@ -121,6 +130,10 @@ mod tests {
         memory.learn_octets(&key, old, uid, 12);
         let uids = UidSet::from_iter([uid]);
         assert!(memory.hide(&key, old, &uids));
+        memory.keep_showing(&key, old, &uids);
+        assert!(memory.remembered(&key, old).shown.contains(&uid));
+        memory.stop_showing(&key, old, &uids);
+        assert!(memory.remembered(&key, old).shown.is_empty());
         memory.keep_showing(&key, old, &uids);
         assert_eq!(memory.remembered(&key, old).octets.get(&uid), Some(&12));
         assert!(memory.remembered(&key, old).hidden.contains(&uid));

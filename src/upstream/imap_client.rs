@@ -29,7 +29,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::imap::Garbled;
 use crate::imap::capability::{Capabilities, Capability};
 use crate::imap::command::{Command, CommandName, Literals};
-use crate::imap::fetch::BodyHead;
+use crate::imap::fetch::{self, BodyHead};
 use crate::imap::framing::{self, Ending, LINE_OCTETS_MAX, LITERALS_MAX};
 use crate::imap::ids::UidValidity;
 use crate::imap::mailbox_name::MailboxName;
@@ -449,6 +449,11 @@ impl ImapClient {
         match received {
             Received::Response(Response::Untagged(untagged)) => {
                 self.note(&untagged)?;
+                if let Untagged::Fetch(fetch) = &untagged
+                    && fetch.body.is_some()
+                {
+                    self.note_skipped(fetch.uid);
+                }
                 each(untagged);
                 Ok(())
             }
@@ -468,10 +473,12 @@ impl ImapClient {
             left -= self.stream.chunk(octets_max).await?.len() as u64;
         }
         let mut tail = Vec::new();
-        match self.complete_line(&mut tail).await? {
-            None => Ok(()),
-            Some(_) => Err(Garbled("two bodies in one response").into()),
+        if self.complete_line(&mut tail).await?.is_some() {
+            return Err(Garbled("two bodies in one response").into());
         }
+        let uid = fetch::body_tail(&tail, head.items).map_or(None, |items| items.uid);
+        self.note_skipped(uid);
+        Ok(())
     }
 
     fn note(&mut self, untagged: &Untagged) -> Result<(), Failure> {
@@ -526,7 +533,7 @@ impl ImapClient {
     pub(super) fn expect_ok(&self, name: CommandName, status: Status) -> Result<(), Failure> {
         let kind = match status.condition {
             Condition::Ok => return Ok(()),
-            Condition::Bad if !is_exchange_disconnect(&status.text) => FailureKind::OurMistake,
+            Condition::Bad if !is_exchange_trouble(&status.text) => FailureKind::OurMistake,
             _ => FailureKind::UpstreamRefused,
         };
         let text = self.quote(&status.text);
@@ -534,10 +541,16 @@ impl ImapClient {
     }
 }
 
-/// Exchange Online, since 2016 (MailKit#1494): the mailbox behind the login is unreachable for now,
-/// which it reports as a syntax error.
-fn is_exchange_disconnect(text: &[u8]) -> bool {
-    contains(text, b"authenticated but not connected")
+/// What Exchange Online reports as a syntax error although it will pass: since 2016 (MailKit#1494) that
+/// the mailbox behind the login is unreachable, since 2020 that it is asked too often.
+fn is_exchange_trouble(text: &[u8]) -> bool {
+    [
+        &b"authenticated but not connected"[..],
+        b"request is throttled",
+        b"server unavailable",
+    ]
+    .iter()
+    .any(|phrase| contains(text, phrase))
 }
 
 fn contains(text: &[u8], phrase: &[u8]) -> bool {

@@ -156,15 +156,15 @@ async fn remove(
             }
             return Err(failure);
         }
+        let (key, validity) = (&logged_in.key, logged_in.selected.validity);
+        gateway.memory.stop_showing(key, validity, &part);
         if matches!(
             removal,
             Removal::Move | Removal::Expunge | Removal::CopyThenExpunge
         ) {
-            let (key, validity) = (&logged_in.key, logged_in.selected.validity);
             gateway.listings.remove(key, validity, &part);
         }
         if removal == Removal::HideByKeyword {
-            let (key, validity) = (&logged_in.key, logged_in.selected.validity);
             gateway.listings.conceal(key, validity, &part);
         }
         record.deleted += part.len();

@@ -35,6 +35,8 @@ pub(super) struct Ahead {
     section: Section,
     /// As many as its body is expected to have.
     octets: u64,
+    /// Whether its body has come while another was wanted, and is gone.
+    is_skipped: bool,
 }
 
 /// How the answer to a FETCH of a body begins.
@@ -80,6 +82,7 @@ impl ImapClient {
                 uid: *uid,
                 section,
                 octets: *octets,
+                is_skipped: false,
             });
         }
         self.limit_command();
@@ -118,18 +121,18 @@ impl ImapClient {
 
     /// Asks for a body, unless that was done ahead. What was asked for ahead of it is not wanted.
     async fn ask(&mut self, uid: Uid, section: Section) -> Result<Asked, Failure> {
-        let is_it = |ahead: &Ahead| ahead.uid == uid && ahead.section == section;
-        while self.ahead.iter().any(is_it) {
-            match self.ahead.pop_front_if(|front| is_it(front)) {
-                Some(Ahead { asked, .. }) => {
-                    self.metrics.read_ahead(ReadAhead::Hit, 1);
-                    return Ok(asked);
-                }
-                None => {
-                    self.limit_command();
-                    self.drain_front().await?;
-                }
+        let is_it =
+            |ahead: &Ahead| ahead.uid == uid && ahead.section == section && !ahead.is_skipped;
+        while let Some(place) = self.ahead.iter().position(is_it) {
+            let has_come = self.next_body.as_ref();
+            let has_come = has_come.is_some_and(|head| is_body_of(head, uid, section));
+            if place == 0 || has_come {
+                let ahead = self.ahead.remove(place);
+                self.metrics.read_ahead(ReadAhead::Hit, 1);
+                return ahead.map(|ahead| ahead.asked).ok_or(UNKNOWN_END.into());
             }
+            self.limit_command();
+            self.drain_front(Some((uid, section))).await?;
         }
         self.drain_ahead().await?;
         if !matches!(section, Section::Part { first: 1.., .. }) {
@@ -153,20 +156,35 @@ impl ImapClient {
         self.drain_flight().await?;
         self.limit_command();
         while !(self.ahead.is_empty() && self.unfinished.is_empty()) {
-            self.drain_front().await?;
+            self.drain_front(None).await?;
         }
         Ok(())
     }
 
-    /// Reads on until one FETCH less is under way.
-    async fn drain_front(&mut self) -> Result<(), Failure> {
+    /// Reads on until one FETCH less is under way, or the wanted body begins: of FETCHes that are ended
+    /// together it comes before the end of what was asked for ahead of it.
+    async fn drain_front(&mut self, wanted: Option<(Uid, Section)>) -> Result<(), Failure> {
         let under_way = |client: &Self| client.ahead.len() + client.unfinished.len();
         let before = under_way(self);
         while under_way(self) == before {
-            let received = self.receive().await?;
-            self.other(received, &mut |_| {}).await?;
+            match self.receive().await? {
+                Received::Body(head)
+                    if wanted.is_some_and(|(uid, section)| is_body_of(&head, uid, section)) =>
+                {
+                    self.next_body = Some(head);
+                    return Ok(());
+                }
+                other => self.other(other, &mut |_| {}).await?,
+            }
         }
         Ok(())
+    }
+
+    /// A body has come that nobody waited for: when its message is wanted, it has to be asked for again.
+    pub(super) fn note_skipped(&mut self, uid: Option<Uid>) {
+        for ahead in &mut self.ahead {
+            ahead.is_skipped |= uid.is_none_or(|uid| uid == ahead.uid);
+        }
     }
 
     /// The tagged response of a FETCH that nobody waits for.
@@ -277,8 +295,16 @@ impl ImapClient {
             return Err(Garbled("two bodies in one response").into());
         }
         let items = fetch::body_tail(&tail, head.items)?;
-        Ok((items.uid == Some(uid)).then_some(content))
+        if items.uid == Some(uid) {
+            return Ok(Some(content));
+        }
+        self.note_skipped(items.uid);
+        Ok(None)
     }
+}
+
+fn is_body_of(head: &BodyHead, uid: Uid, section: Section) -> bool {
+    head.items.uid == Some(uid) && fits(head.place, section)
 }
 
 fn is_ours(items: &Fetch, uid: Uid) -> bool {

@@ -8,7 +8,7 @@ use crate::imap::Garbled;
 use crate::imap::capability::{Capabilities, Capability};
 use crate::imap::command::{Command, CommandName, Literals};
 use crate::imap::response::{Code, Condition, Response, Status, Untagged};
-use crate::sasl::{Credential, Mechanism, Proof};
+use crate::sasl::{self, Credential, Mechanism, Proof};
 
 impl ImapClient {
     /// Logs in by the best common mechanism; one attempt, whatever comes of it. Then greets with ID,
@@ -101,12 +101,14 @@ impl ImapClient {
         if !at_once {
             answers.push(response.expose());
         }
-        let status = loop {
+        let mut explanation = None;
+        let mut status = loop {
             match self.receive().await? {
-                Received::Response(Response::Continuation(_)) => {
+                Received::Response(Response::Continuation(challenge)) => {
                     let answer = answers
                         .pop()
                         .ok_or(Garbled("more challenges than the mechanism has"))?;
+                    explanation = answers.is_empty().then_some(challenge);
                     self.stream.output_secret(answer);
                     self.stream.output_beside_secret(b"\r\n");
                     self.send_behind_authenticate();
@@ -118,6 +120,19 @@ impl ImapClient {
             }
         };
         self.observe(CommandName::Authenticate, &status, started);
+        // Where more went out with the token, the upstream has taken that for the empty answer, and may say
+        // BAD to it (Dovecot). The refusal has been said before.
+        if let (Some(explanation), Mechanism::OauthBearer | Mechanism::Xoauth2) =
+            (explanation, mechanism)
+            && status.condition != Condition::Ok
+        {
+            status.code.get_or_insert(Code::AuthenticationFailed);
+            if let Ok(explanation) = sasl::decode(&explanation)
+                && !explanation.expose().is_empty()
+            {
+                status.text = explanation.expose().to_vec();
+            }
+        }
         Ok(status)
     }
 
@@ -125,14 +140,22 @@ impl ImapClient {
     fn login_failure(&self, status: &Status) -> Failure {
         let kind = match (&status.code, status.condition) {
             (Some(Code::AuthenticationFailed | Code::Expired), _) => FailureKind::AuthRejected,
-            (Some(Code::Unavailable), _) => FailureKind::AuthUnavailable,
-            (Some(Code::Limit), _) => FailureKind::AuthUnavailable,
-            (Some(Code::InUse), _) => FailureKind::MaildropInUse,
-            (Some(Code::AuthorizationFailed | Code::PrivacyRequired), _) => {
-                FailureKind::Misconfigured
+            (Some(Code::Unavailable | Code::Limit | Code::ServerBug | Code::Corruption), _) => {
+                FailureKind::AuthUnavailable
             }
-            (_, Condition::Bad) => FailureKind::OurMistake,
+            (Some(Code::InUse), _) => FailureKind::MaildropInUse,
+            (
+                Some(
+                    Code::AuthorizationFailed
+                    | Code::PrivacyRequired
+                    | Code::ContactAdmin
+                    | Code::NoPermission
+                    | Code::Cannot,
+                ),
+                _,
+            ) => FailureKind::Misconfigured,
             _ if speaks_of_throttling(&status.text) => FailureKind::AuthUnavailable,
+            (_, Condition::Bad) => FailureKind::OurMistake,
             _ => FailureKind::AuthRejected,
         };
         kind.because(format!("login: {}", self.quote(&status.text)))
@@ -203,11 +226,13 @@ fn can_enable_utf8(capabilities: Capabilities) -> bool {
 }
 
 /// Gmail (2016) and others refuse a login that comes too often with nothing but a text:
-/// `NO [ALERT] Too many simultaneous connections. (Failure)`. To call that a wrong password would make
+/// `NO [ALERT] Too many simultaneous connections. (Failure)`; Exchange Online (2020) even with
+/// `BAD Request is throttled. Suggested Backoff Time: 89117 milliseconds`. To call that a wrong password would make
 /// clients ask for it.
 fn speaks_of_throttling(text: &[u8]) -> bool {
     [
         &b"too many"[..],
+        b"throttled",
         b"simultaneous connections",
         b"try again later",
         b"temporar",
