@@ -17,7 +17,8 @@
 //!    asked for.
 //! 3. `+OK` to QUIT only after every change was confirmed, and so was the look at what is left.
 //! 4. No change without a complete QUIT.
-//! 5. Trickling changes nothing at all, but where a transcript means something else when it does not come
+//! 5. Whoever ends how, its connections to upstreams are closed, and count no more.
+//! 6. Trickling changes nothing at all, but where a transcript means something else when it does not come
 //!    `in one piece`.
 //!
 //! `TRANSCRIPT=delete/expunge cargo test --test faults` takes those whose name contains that.
@@ -183,7 +184,7 @@ fn is_as_written(transcript: &Transcript, sound: &Run) -> Result<(), String> {
     Ok(())
 }
 
-/// Property 5. Where a reply ends without its terminator, how much of it was sent may differ.
+/// Property 6. Where a reply ends without its terminator, how much of it was sent may differ.
 fn same(sound: &Run, other: &Run) -> Result<(), String> {
     for (client, heard) in sound.heard.iter().enumerate() {
         let ends_within = |run: &Run| {

@@ -10,7 +10,8 @@
 //! 3. The upstream sees the end of a message only if the client has sent it, at most once, and with just
 //!    the octets that it sees when nothing breaks, or that the client has sent.
 //! 4. What the upstream hears has no CR and no LF but in CRLF.
-//! 5. Trickling changes nothing at all.
+//! 5. Whoever ends how, its connections to upstreams are closed, and count no more.
+//! 6. Trickling changes nothing at all.
 //!
 //! `TRANSCRIPT=submission/chunks cargo test --test submission_faults` takes those whose name contains that.
 
@@ -191,7 +192,7 @@ fn is_as_written(transcript: &Transcript, sound: &Run) -> Result<(), String> {
     Ok(())
 }
 
-/// Property 5. Of a message that never ends, how much went on may differ.
+/// Property 6. Of a message that never ends, how much went on may differ.
 fn same(sound: &Run, trickled: &Run) -> Result<(), String> {
     for (one, other) in sound.heard.iter().zip(&trickled.heard) {
         equal("the client", one, other)?;

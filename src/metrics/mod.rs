@@ -39,6 +39,9 @@ const SESSION_BUCKETS: &[f64] = &[
 /// The listeners, as labels.
 pub const LISTENERS: [&str; 4] = ["pop3", "pop3s", "smtp", "smtps"];
 
+/// What a connection to an upstream is open for, as labels.
+const CONNECTION_STATES: [&str; 2] = ["in_use", "warm"];
+
 /// All families, and the registry that `/metrics` prints.
 pub struct Metrics {
     registry: Registry,
@@ -208,7 +211,7 @@ impl Metrics {
                     .with_label_values(&[upstream, command.label(), status]);
             }
         }
-        for state in ["in_use", "warm"] {
+        for state in CONNECTION_STATES {
             self.upstream_connections
                 .with_label_values(&[upstream, state]);
         }
@@ -379,6 +382,18 @@ impl Metrics {
             self.upstream_connections
                 .with_label_values(&[upstream, state]),
         )
+    }
+
+    /// How many of them are open now, at all upstreams.
+    pub fn upstream_connections(&self) -> i64 {
+        let upstreams = self.upstreams();
+        let states = |upstream| CONNECTION_STATES.map(|state| [upstream, state]);
+        let labels = upstreams
+            .iter()
+            .flat_map(|upstream| states(upstream.as_str()));
+        labels
+            .map(|labels| self.upstream_connections.with_label_values(&labels).get())
+            .sum()
     }
 
     /// All services of an upstream could be reached when that was last tried, or not.

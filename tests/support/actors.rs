@@ -4,7 +4,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::end::End;
 use super::script::{Act, Side, Transcript};
@@ -49,7 +49,7 @@ pub(crate) struct Run {
 /// Acts a transcript out.
 ///
 /// # Errors
-/// When popgate hangs, panics, or changes something without QUIT.
+/// When popgate hangs, panics, changes something without QUIT, or keeps a connection to an upstream.
 pub(crate) async fn run(scenery: &Scenery<'_>, faults: Faults) -> Result<Run, String> {
     let transcript = scenery.transcript;
     let mut actors = Actors {
@@ -352,6 +352,7 @@ impl Actors<'_> {
             session.await.map_err(|error| format!("panic: {error}"))?;
         }
         self.finish_copies().await?;
+        self.upstreams_are_left().await?;
         self.listen()?;
         self.only_quit_changes()?;
         for (client, heard) in self.clients.iter().zip(&self.run.heard) {
@@ -382,6 +383,30 @@ impl Actors<'_> {
             tokio::select! {
                 () = &mut finished => return Ok(()),
                 something = self.wait_for_popgate() => something?,
+            }
+        }
+    }
+
+    /// No connection to an upstream outlives those who had it: however they ended, each is closed and counts no
+    /// more.
+    async fn upstreams_are_left(&mut self) -> Result<(), String> {
+        let closed_by = Instant::now() + REPLY_MAX;
+        loop {
+            self.let_act().await?;
+            let ends = self
+                .upstreams
+                .iter()
+                .filter_map(|upstream| upstream.end.as_ref());
+            let open = ends.filter(|end| !end.wire.is_closed_by_popgate()).count();
+            let counted = self.stage.gateway.metrics.upstream_connections();
+            if (open, counted) == (0, 0) {
+                return Ok(());
+            }
+            let something = self.stage.activity.notified();
+            if timeout_at(closed_by, something).await.is_err() {
+                return Err(format!(
+                    "nobody is left, but {open} connections to upstreams are open, and {counted} counted"
+                ));
             }
         }
     }
