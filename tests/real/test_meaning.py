@@ -80,8 +80,13 @@ class DeletePolicies(world.TestCase):
         user = self.user(world.without_uidplus(), "expunge")
         before = len(self.popgate.daemon.log())
         self.delete_m2_and_m5(user)
-        lines = self.popgate.daemon.log()[before:].splitlines()
-        self.assertTrue(any(" WARN " in line and "UIDPLUS" in line for line in lines), lines[-5:])
+
+        def is_told():
+            lines = self.popgate.daemon.log()[before:].splitlines()
+            return any(" WARN " in line and "UIDPLUS" in line for line in lines)
+
+        # The log is written behind the session.
+        daemons.wait_until(is_told, "no WARN that speaks of UIDPLUS")
 
     @world.on_each(world.all_servers)
     def test_trash(self, server):
