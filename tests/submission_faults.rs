@@ -32,7 +32,6 @@ use support::wire::Fault;
 fn whatever_breaks_nothing_is_sent_twice_or_claimed() {
     let transcripts: Vec<Transcript> = support::submission_transcripts()
         .iter()
-        .filter(|transcript| client_octets(transcript) <= CLIENT_OCTETS_MAX)
         .map(|transcript| match transcript.in_one_piece {
             true => transcript.clone(),
             false => paired(transcript),
@@ -71,17 +70,6 @@ fn whatever_breaks_nothing_is_sent_twice_or_claimed() {
         "{failed} transcripts fail:\n\n{}",
         shown.join("\n\n")
     );
-}
-
-/// What a client says in a transcript that is broken at every octet: many minutes would go by with more.
-const CLIENT_OCTETS_MAX: usize = 16 * 1024;
-
-fn client_octets(transcript: &Transcript) -> usize {
-    let said = transcript.steps.iter().map(|step| match &step.act {
-        Act::ClientSays(octets) => octets.len(),
-        _ => 0,
-    });
-    said.sum()
 }
 
 fn runtime() -> tokio::runtime::Runtime {

@@ -30,10 +30,10 @@ pub(crate) fn transcripts() -> Vec<Transcript> {
     all.filter(|transcript| !transcript.submission).collect()
 }
 
-/// Those of submission, likewise; but for those in which somebody fetches mail, too.
+/// Those of submission, likewise, as far as they can be broken.
 pub(crate) fn submission_transcripts() -> Vec<Transcript> {
     let all = all_transcripts().into_iter();
-    all.filter(|transcript| transcript.submission && transcript.pop3_clients.is_empty())
+    all.filter(|transcript| transcript.submission && !transcript.unbroken)
         .collect()
 }
 

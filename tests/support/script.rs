@@ -11,6 +11,7 @@
 //! secure                          the clients came in by implicit TLS
 //! submission                      the clients send mail; the upstream of a `dial` may be either service's
 //! without tls                     TLS towards the upstream is left out, to be able to read along
+//! unbroken                        not for the fault sweep of submission: it is too long, or not of its kind
 //! in one piece                    what is sent at once must come at once: trickled it means other things
 //!
 //! C: STAT                         a client says
@@ -68,6 +69,7 @@ pub(crate) struct Transcript {
     pub(crate) submission: bool,
     pub(crate) without_tls: bool,
     pub(crate) in_one_piece: bool,
+    pub(crate) unbroken: bool,
     pub(crate) steps: Vec<Step>,
     pub(crate) clients: usize,
     /// What comes of each connection that popgate opens.
@@ -217,6 +219,7 @@ impl Parser {
                 submission: false,
                 without_tls: false,
                 in_one_piece: false,
+                unbroken: false,
                 steps: Vec::new(),
                 clients: 0,
                 dials: Vec::new(),
@@ -272,6 +275,7 @@ impl Parser {
                 "submission" => self.transcript.submission = true,
                 "without tls" => self.transcript.without_tls = true,
                 "in one piece" => self.transcript.in_one_piece = true,
+                "unbroken" => self.transcript.unbroken = true,
                 _ => return Ok(false),
             }
         }
