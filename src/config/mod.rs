@@ -314,7 +314,7 @@ pub enum EndpointSecurity {
     Clear,
 }
 
-/// Deviations of a provider that cannot be detected at run time (PROVIDERS in the README).
+/// Deviations of a provider that cannot be detected at run time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Quirks {
     /// Several commands at once have ended badly; so nothing is read ahead.

@@ -35,6 +35,8 @@ pub const PASSWORD: &str = "demo";
 
 /// Enough for a person's clients and a test's, few enough to be of no use to anybody else.
 const CONNECTIONS_MAX: usize = 32;
+/// Of the demo's own clients: so few that the descriptors of an ordinary shell, 1,024, are plenty.
+const CLIENTS_MAX: usize = 100;
 /// After that, connections that did not take their BYE are cut.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// A pause after `accept` failed, as it does without file descriptors.
@@ -173,6 +175,7 @@ pub fn settings(addresses: Addresses) -> Config {
     config.pop3.listeners.clear = vec![addresses.pop3];
     config.smtp.listeners.clear = vec![addresses.smtp];
     config.admin = Some(addresses.admin);
+    config.limits.connections = CLIENTS_MAX;
     // There is no balancer that would have to hear of it.
     config.timeouts.shutdown_delay = Duration::ZERO;
     config
@@ -230,7 +233,7 @@ kept. User {USER}, password {PASSWORD}.
 List the messages:      curl pop3://127.0.0.1:{pop3}/ --user {USER}:{PASSWORD}
 Read the first one:     curl pop3://127.0.0.1:{pop3}/1 --user {USER}:{PASSWORD}
 Delete the last one:    curl --head --request DELE pop3://127.0.0.1:{pop3}/{last} --user {USER}:{PASSWORD}
-Send a message:         printf 'Subject: hello\n\nI was sent.\n' | curl smtp://127.0.0.1:{smtp}/ --user {USER}:{PASSWORD} --mail-from me@example.org --mail-rcpt you@example.org --upload-file - --crlf
+Send a message:         printf 'Subject: hello\\n\\nI was sent.\\n' | curl smtp://127.0.0.1:{smtp}/ --user {USER}:{PASSWORD} --mail-from me@example.org --mail-rcpt you@example.org --upload-file - --crlf
 See what was counted:   curl http://127.0.0.1:{admin}/metrics
 
 With a mail client: a POP3 account on server 127.0.0.1, port {pop3}, no encryption
@@ -377,7 +380,7 @@ mod tests {
             "curl pop3://127.0.0.1:2110/ --user demo:demo\n",
             "curl pop3://127.0.0.1:2110/1 --user demo:demo\n",
             "curl --head --request DELE pop3://127.0.0.1:2110/8 --user demo:demo\n",
-            "curl smtp://127.0.0.1:2587/ --user demo:demo --mail-from me@example.org ",
+            r"printf 'Subject: hello\n\nI was sent.\n' | curl smtp://127.0.0.1:2587/ --user demo:demo --mail-from ",
             "curl http://127.0.0.1:2180/metrics\n",
             "sample",
             "memory",

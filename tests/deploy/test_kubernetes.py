@@ -4,6 +4,7 @@ import copy
 import functools
 import json
 import re
+import shutil
 import tempfile
 import unittest
 from pathlib import Path
@@ -78,8 +79,7 @@ class Manifests(unittest.TestCase):
     def test_configs_are_accepted_by_popgate(self):
         with tempfile.TemporaryDirectory() as folder:
             folder = Path(folder)
-            run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-                "-subj", "/CN=mail.example.com", "-keyout", folder / "tls.key", "-out", folder / "tls.crt")
+            certificate(folder)
             for name in WHOLE:
                 for item in whole(name):
                     text = item.get("data", {}).get("popgate.toml")
@@ -92,8 +92,8 @@ class Manifests(unittest.TestCase):
     def test_ports_of_the_config_are_those_of_the_pod(self):
         """Whoever changes the one has to change the other."""
         gateway = whole("gateway")
-        config = of_kind(gateway, "ConfigMap")["data"]["popgate.toml"]
         container = pod_of(gateway)["containers"][0]
+        config = of_kind(gateway, "ConfigMap")["data"]["popgate.toml"] + json.dumps(container["env"])
         self.assertEqual(
             sorted(int(port) for port in re.findall(r'"0\.0\.0\.0:(\d+)"', config)),
             sorted(port["containerPort"] for port in container["ports"]),
@@ -112,6 +112,33 @@ class Manifests(unittest.TestCase):
 
     def test_rules_and_dashboards_are_current(self):
         run(KUBERNETES / "render", "--check")
+
+
+class Office(unittest.TestCase):
+    def test_scanners_that_cannot_log_in(self):
+        """As the comments of the example say: the lines that are told are taken in, and nothing else is missing."""
+        with tempfile.TemporaryDirectory() as folder:
+            folder = Path(folder)
+            shutil.copytree(KUBERNETES, folder / "kubernetes")
+            office = folder / "kubernetes/examples/office"
+            for name in ("popgate.toml", "kustomization.yaml"):
+                text = (office / name).read_text()
+                taken_in = re.sub(r"^( *)#(?! |$)", r"\1", text, flags=re.MULTILINE)
+                self.assertNotEqual(taken_in, text)
+                (office / name).write_text(taken_in)
+            items = kustomize(office)
+            pod = pod_of(items)
+            mounts = {mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+            volumes = {volume["name"]: volume for volume in pod["volumes"]}
+            self.assertEqual(volumes[mounts["/etc/popgate-scanner"]]["secret"]["secretName"], "scanner")
+            self.assertIn("/etc/popgate", mounts)
+            config = of_kind(items, "ConfigMap")["data"]["popgate.toml"]
+            self.assertIn('"/etc/popgate-scanner/password"', config)
+            certificate(folder)
+            (folder / "password").write_text("secret\n")
+            file = folder / "popgate.toml"
+            file.write_text(config.replace("/etc/popgate-tls/", f"{folder}/").replace("/etc/popgate-scanner/", f"{folder}/"))
+            run(POPGATE, "check", "--config", file)
 
 
 class Gateway(unittest.TestCase):
@@ -139,7 +166,7 @@ class Chart(unittest.TestCase):
         run(HELM, "lint", "--strict", CHART)
 
     def test_wrong_values_are_refused(self):
-        for value in ["replicas=0", "replica=3", "service.type=Cluster", "image.digest=latest", "config=", "tls.secretName="]:
+        for value in ["replicas=0", "replica=3", "service.type=Cluster", "image.digest=latest", "config=", "tls.secretName=", "adminListen=off"]:
             with self.subTest(value):
                 refused = run(HELM, "template", "popgate", CHART, "--set", value, accept=(1,))
                 self.assertIn("values don't meet the specifications of the schema", refused.stderr)
@@ -161,37 +188,66 @@ class Chart(unittest.TestCase):
         said = output(HELM, "install", "popgate", CHART, "--dry-run=client")
         self.assertIn("It has no upstream yet", said)
         self.assertIn("create secret tls popgate-tls", said)
+        self.assertNotIn("WARNING", said)
+        said = output(HELM, "install", "popgate", CHART, "--dry-run=client", "--set-literal",
+                      "config=[pop3]\nlisten = ['0.0.0.0:1110']\n[upstream.default]\nprovider = 'gmail'\n")
+        self.assertEqual(re.findall(r"WARNING: .* port (\d+)", said), ["1995", "1587", "1465"])
+
+    def test_files_that_the_config_names_can_be_mounted(self):
+        said = objects(output(HELM, "template", "popgate", CHART, "--set-json", 'extraVolumes=[{"name":"ca","configMap":{"name":"ca"}}]',
+                              "--set-json", 'extraVolumeMounts=[{"name":"ca","mountPath":"/etc/ca"}]'))
+        check = of_kind(said, "Pod")["spec"]
+        for pod in (pod_of(said), check):
+            self.assertIn({"name": "ca", "configMap": {"name": "ca"}}, pod["volumes"])
+            self.assertIn({"name": "ca", "mountPath": "/etc/ca"}, pod["containers"][0]["volumeMounts"])
+            self.assertIn("config", [volume["name"] for volume in pod["volumes"]])
 
 
 class Sidecar(unittest.TestCase):
     """The component, on a Deployment that wants it and on one that does not."""
 
     def setUp(self):
-        self.deployments = {
+        self.pods = {
             item["metadata"]["name"]: item["spec"]["template"]["spec"]
             for item in whole("sidecars")
-            if item["kind"] == "Deployment"
+            if item["kind"] in ("Deployment", "StatefulSet")
         }
 
+    def test_a_stateful_set_gets_it_as_well(self):
+        kinds = {item["metadata"]["name"]: item["kind"] for item in whole("sidecars")}
+        self.assertEqual(kinds["wants-and-keeps"], "StatefulSet")
+        (container,) = self.pods["wants-and-keeps"]["initContainers"]
+        self.assertEqual((container["name"], container["restartPolicy"]), ("popgate", "Always"))
+        self.assertIn("popgate-tmp", [volume["name"] for volume in self.pods["wants-and-keeps"]["volumes"]])
+
+    def test_its_monitoring_has_the_rules(self):
+        rules = of_kind(whole("sidecars"), "PrometheusRule")
+        self.assertEqual(rules["spec"], of_kind(whole("everything"), "PrometheusRule")["spec"])
+
     def test_it_is_native_and_first(self):
-        containers = self.deployments["wants"]["initContainers"]
+        containers = self.pods["wants"]["initContainers"]
         self.assertEqual([container["name"] for container in containers], ["popgate", "reads-mail-early"])
         self.assertEqual(containers[0]["restartPolicy"], "Always")
 
     def test_the_application_keeps_what_it_had(self):
-        pod = self.deployments["wants"]
+        pod = self.pods["wants"]
         self.assertEqual([container["name"] for container in pod["containers"]], ["application"])
         self.assertIn("data", [volume["name"] for volume in pod["volumes"]])
         self.assertNotIn("securityContext", pod)
 
     def test_who_did_not_ask_gets_nothing(self):
-        self.assertNotIn("initContainers", self.deployments["does-not"])
-        self.assertNotIn("volumes", self.deployments["does-not"])
+        self.assertNotIn("initContainers", self.pods["does-not"])
+        self.assertNotIn("volumes", self.pods["does-not"])
 
     def test_mail_is_on_loopback_only(self):
         for name in ["components/sidecar/popgate.toml", "examples/ticket-system/popgate.toml"]:
             text = (KUBERNETES / name).read_text()
             self.assertEqual(set(re.findall(r'listen.*"(.*):\d+"', text)), {"127.0.0.1"})
+
+
+def certificate(folder):
+    run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+        "-subj", "/CN=mail.example.com", "-keyout", folder / "tls.key", "-out", folder / "tls.crt")
 
 
 def of_kind(items, kind):
