@@ -3,11 +3,15 @@
 //! Output is flushed only when a wait for input begins, so that pipelined commands get their replies
 //! in one packet without any code of their own.
 
-use std::io;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
 use std::ops::Range;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, timeout, timeout_at};
 use zeroize::Zeroize;
 
@@ -29,6 +33,9 @@ pub const OUTPUT_OCTETS_MAX: usize = 32 * 1024;
 /// Octets of room that a buffer may keep while nothing is in it: what a large message passes through, and not
 /// what one long line or reply took.
 const ROOM_OCTETS_MAX: usize = 2 * READ_OCTETS_MAX;
+
+/// Pieces that are handed to the transport together.
+const PIECES_AT_ONCE: usize = 64;
 
 /// What a conversation runs over: a socket, TLS on a socket, or a pipe in a test.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -227,6 +234,9 @@ impl LineStream {
     /// # Errors
     /// [`LineError::TooLong`] as soon as more than `octets_max` came without a line end.
     pub async fn line(&mut self, octets_max: usize) -> Result<&[u8], LineError> {
+        // Lines that are here already are no waits. Without one now and then a flood of them keeps this thread
+        // from all others, for as long as 128 reads last.
+        consume_budget().await;
         let mut searched = 0;
         let end = loop {
             let unread = &self.input[self.consumed..];
@@ -369,7 +379,7 @@ impl LineStream {
         if self.input.capacity() < wanted {
             let mut larger = Vec::with_capacity(wanted.max(2 * self.input.len()));
             larger.extend_from_slice(&self.input);
-            self.input.zeroize();
+            wipe(&mut self.input);
             self.input = larger;
         }
     }
@@ -379,7 +389,7 @@ impl LineStream {
     pub fn rest(&mut self) {
         if !self.has_input() {
             // A password may have come through here.
-            self.input.zeroize();
+            wipe(&mut self.input);
             self.input = Vec::new();
             self.consumed = 0;
             self.read_octets = READ_OCTETS_RESTING;
@@ -427,7 +437,7 @@ impl LineStream {
         if self.output.capacity() - self.output.len() < octets.len() {
             let mut larger = Vec::with_capacity(2 * (self.output.len() + octets.len()));
             larger.extend_from_slice(&self.output);
-            self.output.zeroize();
+            wipe(&mut self.output);
             self.output = larger;
         }
         self.output.extend_from_slice(octets);
@@ -493,25 +503,28 @@ impl LineStream {
         self.flush_transport().await
     }
 
-    /// Sends all output and then these octets, without a copy of them. Not cancel safe: what is cancelled
+    /// Sends all output and then these pieces, without a copy of them. Not cancel safe: what is cancelled
     /// here must not go on.
     ///
     /// # Errors
     /// As [`Self::flush`].
-    pub async fn send(&mut self, octets: &[u8]) -> Result<(), LineError> {
+    pub async fn send(&mut self, pieces: &[&[u8]]) -> Result<(), LineError> {
         self.flush().await?;
         if let Some(tapped) = &mut self.tapped {
-            tapped.tap.said_octets(octets.len());
+            let octets = pieces.iter().map(|piece| piece.len()).sum();
+            tapped.tap.said_octets(octets);
         }
-        let mut left = octets;
-        while !left.is_empty() {
+        let mut left = Pieces { sent: 0, pieces };
+        left.skip(0);
+        while !left.pieces.is_empty() {
             self.unflushed = true;
-            match timeout(self.stall_limit, self.stream.write(left)).await {
+            let write = poll_fn(|context| left.poll_write(&mut self.stream, context));
+            match timeout(self.stall_limit, write).await {
                 Err(_) => return Err(LineError::Stalled),
                 Ok(Ok(0)) => return Err(LineError::Closed),
-                Ok(Ok(sent)) => {
-                    self.octets_written += sent as u64;
-                    left = &left[sent..];
+                Ok(Ok(octets)) => {
+                    self.octets_written += octets as u64;
+                    left.skip(octets);
                 }
                 Ok(Err(error)) => return Err(error.into()),
             }
@@ -544,11 +557,54 @@ impl LineStream {
     }
 }
 
+/// The whole of a buffer, and as one block: what counts as in it would be wiped octet by octet.
+fn wipe(octets: &mut Vec<u8>) {
+    octets.clear();
+    octets.spare_capacity_mut().zeroize();
+}
+
+/// What is left to be sent of some pieces.
+struct Pieces<'a> {
+    /// How much of the first has been sent.
+    sent: usize,
+    pieces: &'a [&'a [u8]],
+}
+
+impl Pieces<'_> {
+    /// So many octets more have been sent, and no piece without an octet comes next.
+    fn skip(&mut self, octets: usize) {
+        self.sent += octets;
+        while let Some((first, rest)) = self.pieces.split_first()
+            && first.len() <= self.sent
+        {
+            self.sent -= first.len();
+            self.pieces = rest;
+        }
+    }
+
+    /// As many as go at once.
+    fn poll_write(
+        &self,
+        stream: &mut Box<dyn ByteStream>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let mut slices = [IoSlice::new(&[]); PIECES_AT_ONCE];
+        for (slice, piece) in slices.iter_mut().zip(self.pieces) {
+            *slice = IoSlice::new(piece);
+        }
+        if let Some(first) = self.pieces.first() {
+            slices[0] = IoSlice::new(&first[self.sent..]);
+        }
+        let count = self.pieces.len().min(PIECES_AT_ONCE);
+        Pin::new(stream).poll_write_vectored(context, &slices[..count])
+    }
+}
+
 /// A password may be in either buffer.
 impl Drop for LineStream {
     fn drop(&mut self) {
-        self.input.zeroize();
-        self.output.zeroize();
+        wipe(&mut self.input);
+        wipe(&mut self.output);
     }
 }
 
@@ -630,46 +686,40 @@ mod tests {
     /// socket is full.
     struct HoldsBack {
         held: usize,
-        delay: std::pin::Pin<Box<tokio::time::Sleep>>,
+        delay: Pin<Box<tokio::time::Sleep>>,
         flushed: std::sync::Arc<std::sync::atomic::AtomicUsize>,
     }
 
     impl AsyncRead for HoldsBack {
         fn poll_read(
-            self: std::pin::Pin<&mut Self>,
-            _: &mut std::task::Context<'_>,
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
             _: &mut tokio::io::ReadBuf<'_>,
-        ) -> std::task::Poll<io::Result<()>> {
-            std::task::Poll::Pending
+        ) -> Poll<io::Result<()>> {
+            Poll::Pending
         }
     }
 
     impl AsyncWrite for HoldsBack {
         fn poll_write(
-            mut self: std::pin::Pin<&mut Self>,
-            _: &mut std::task::Context<'_>,
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
             octets: &[u8],
-        ) -> std::task::Poll<io::Result<usize>> {
+        ) -> Poll<io::Result<usize>> {
             self.held += octets.len();
-            std::task::Poll::Ready(Ok(octets.len()))
+            Poll::Ready(Ok(octets.len()))
         }
 
-        fn poll_flush(
-            mut self: std::pin::Pin<&mut Self>,
-            context: &mut std::task::Context<'_>,
-        ) -> std::task::Poll<io::Result<()>> {
+        fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
             std::task::ready!(self.delay.as_mut().poll(context));
             let held = std::mem::take(&mut self.held);
             self.flushed
                 .fetch_add(held, std::sync::atomic::Ordering::Relaxed);
-            std::task::Poll::Ready(Ok(()))
+            Poll::Ready(Ok(()))
         }
 
-        fn poll_shutdown(
-            self: std::pin::Pin<&mut Self>,
-            _: &mut std::task::Context<'_>,
-        ) -> std::task::Poll<io::Result<()>> {
-            std::task::Poll::Ready(Ok(()))
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
         }
     }
 
@@ -695,25 +745,19 @@ mod tests {
 
     impl AsyncWrite for TakesNothing {
         fn poll_write(
-            self: std::pin::Pin<&mut Self>,
-            _: &mut std::task::Context<'_>,
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
             _: &[u8],
-        ) -> std::task::Poll<io::Result<usize>> {
-            std::task::Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
         }
 
-        fn poll_flush(
-            self: std::pin::Pin<&mut Self>,
-            _: &mut std::task::Context<'_>,
-        ) -> std::task::Poll<io::Result<()>> {
-            std::task::Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
         }
 
-        fn poll_shutdown(
-            self: std::pin::Pin<&mut Self>,
-            _: &mut std::task::Context<'_>,
-        ) -> std::task::Poll<io::Result<()>> {
-            std::task::Poll::Ready(Ok(()))
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
         }
     }
 
@@ -729,6 +773,20 @@ mod tests {
         assert_eq!(line, b"552 5.3.4 too large");
     }
 
+    /// SECURITY.md U4, O6
+    #[tokio::test]
+    async fn a_flood_of_lines_leaves_others_their_turn() {
+        let flood = tokio::io::join(tokio::io::repeat(b'\n'), tokio::io::sink());
+        let mut stream = LineStream::new(Box::new(flood), Duration::from_secs(1));
+        let other = tokio::spawn(async {});
+        let mut lines = 0;
+        while !other.is_finished() {
+            stream.line(0).await.expect("an empty line");
+            lines += 1;
+        }
+        assert!(lines < 1000, "{lines} lines before anybody else");
+    }
+
     #[tokio::test]
     async fn room_for_what_was_long_is_given_back() {
         let (ours, mut theirs) = duplex(100);
@@ -741,6 +799,27 @@ mod tests {
         stream.flush().await.expect("taken");
         reader.await.expect("no panic").expect("read");
         assert!(stream.output().capacity() <= ROOM_OCTETS_MAX);
+    }
+
+    #[tokio::test]
+    async fn pieces_go_out_in_order_behind_what_waits() {
+        for room in [1, 7, 1000] {
+            let (ours, mut theirs) = duplex(room);
+            let reader = tokio::spawn(async move {
+                let mut all = Vec::new();
+                theirs.read_to_end(&mut all).await.map(|_| all)
+            });
+            let mut stream = LineStream::new(Box::new(ours), LIMIT);
+            stream.output().extend_from_slice(b"+OK\r\n");
+            let pieces = [&b""[..], b"abc", b"", b".", b"d", b""].repeat(PIECES_AT_ONCE);
+            stream.send(&pieces).await.expect("taken");
+            stream.send(&[]).await.expect("nothing");
+            assert_eq!(stream.octets_written(), 5 + 5 * PIECES_AT_ONCE as u64);
+            drop(stream);
+            let all = reader.await.expect("no panic").expect("read");
+            let sent = b"abc.d".repeat(PIECES_AT_ONCE);
+            assert!(all.strip_prefix(b"+OK\r\n") == Some(&sent[..]), "{room}");
+        }
     }
 
     #[tokio::test]

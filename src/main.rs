@@ -341,3 +341,54 @@ fn not_yet(command: &str) -> ExitCode {
     eprintln!("popgate {command} is not there yet in this version of popgate");
     ExitCode::from(exit::USAGE)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+    use std::thread;
+
+    use super::*;
+
+    /// What is told of this panic.
+    fn told_of(panics: impl FnOnce() + panic::UnwindSafe) -> String {
+        let here = thread::current().id();
+        let heard = Arc::new(Mutex::new(String::new()));
+        let hook = {
+            let heard = heard.clone();
+            move |panic: &panic::PanicHookInfo<'_>| {
+                if thread::current().id() == here {
+                    *heard.lock().expect("no panic within") = told(panic);
+                }
+            }
+        };
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(hook));
+        let outcome = panic::catch_unwind(panics);
+        panic::set_hook(before);
+        assert!(outcome.is_err());
+        let told = heard.lock().expect("no panic within");
+        told.clone()
+    }
+
+    /// SECURITY.md A6, O5. All in one test, since a process has one hook.
+    #[test]
+    fn a_panic_tells_its_place_and_texts_of_ours() {
+        let canary = "canary-4711";
+        let refuse = || canary.strip_suffix("4711").map_or(Ok(()), |_| Err(canary));
+        for told in [
+            told_of(|| panic!("cannot log in with {canary}")),
+            told_of(|| refuse().expect("a login")),
+            told_of(|| panic::panic_any(canary.to_owned())),
+        ] {
+            assert!(!told.contains(canary), "{told}");
+            assert!(told.contains("its reason is withheld"), "{told}");
+            assert!(
+                told.starts_with("popgate panicked at src/main.rs:"),
+                "{told}"
+            );
+        }
+        let told = told_of(|| panic!("a text of ours"));
+        assert!(told.contains(": a text of ours; "), "{told}");
+        assert_eq!(told.lines().count(), 1, "{told}");
+    }
+}

@@ -188,7 +188,7 @@ impl Credential {
     /// such a text goes into no log.
     pub fn is_echoed_in(&self, text: &[u8]) -> bool {
         let (Proof::Password(secret) | Proof::BearerToken(secret)) = &self.proof;
-        let text = text.to_ascii_lowercase();
+        let text = Zeroizing::new(text.to_ascii_lowercase());
         // Sorted, so that a long token costs no look through all of a long text for each of its stretches.
         let mut stretches: Vec<&[u8]> = text.windows(ECHO_OCTETS_MIN).collect();
         stretches.sort_unstable();

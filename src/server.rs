@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -268,8 +269,7 @@ fn admit(socket: TcpStream, address: IpAddr, listener: &Listener, door: &Arc<Doo
         label: listener.label(),
         protocol: listener.protocol,
         acceptor: listener.acceptor(&gateway),
-        permits: Vec::new(),
-        open: None,
+        places: Places::default(),
         gateway,
         door: door.clone(),
     };
@@ -285,7 +285,9 @@ fn admit(socket: TcpStream, address: IpAddr, listener: &Listener, door: &Arc<Doo
     });
     match admitted {
         Ok(()) => {
-            door.sessions.spawn(arrival.session(socket, is_proxied));
+            // What is done once is in boxes, so that a session that waits is small.
+            let entry = Box::pin(arrival.enter(socket, is_proxied));
+            door.sessions.spawn(session(entry));
         }
         Err(reason) => arrival.turn_away(socket, reason),
     }
@@ -301,16 +303,45 @@ struct Arrival {
     label: &'static str,
     protocol: Protocol,
     acceptor: Option<TlsAcceptor>,
-    permits: Vec<Place>,
-    open: Option<OpenGuard>,
+    places: Places,
     gateway: Arc<Gateway>,
     door: Arc<Door>,
 }
 
 /// Leave to be here, until it is dropped.
-enum Place {
-    Any { _permit: Permit<()> },
-    OfAddress { _permit: Permit<IpAddr> },
+#[derive(Default)]
+struct Places {
+    any: Option<Permit<()>>,
+    of_address: Option<Permit<IpAddr>>,
+    open: Option<OpenGuard>,
+}
+
+/// A client that a session can begin with.
+struct Entered {
+    client: Client,
+    accepted: Instant,
+    protocol: Protocol,
+    gateway: Arc<Gateway>,
+    places: Places,
+}
+
+async fn session(entry: Pin<Box<impl Future<Output = Option<Entered>>>>) {
+    // The places are given back last.
+    let Some(Entered {
+        places: _places,
+        gateway,
+        protocol,
+        accepted,
+        mut client,
+    }) = entry.await
+    else {
+        return;
+    };
+    match protocol {
+        Protocol::Pop3 => pop3::serve(&mut client, &gateway, accepted).await,
+        // That takes several times as much.
+        Protocol::Submission => Box::pin(submission::serve(client, &gateway, accepted)).await,
+    }
 }
 
 impl Arrival {
@@ -323,8 +354,8 @@ impl Arrival {
         let max = self.gateway.limits.connections;
         let permit = self.door.connections.take((), max);
         let permit = permit.ok_or(Rejection::Connections)?;
-        self.permits.push(Place::Any { _permit: permit });
-        self.open = Some(self.gateway.metrics.connection(self.label));
+        self.places.any = Some(permit);
+        self.places.open = Some(self.gateway.metrics.connection(self.label));
         Ok(())
     }
 
@@ -332,11 +363,12 @@ impl Arrival {
         let max = self.gateway.limits.connections_per_address;
         let permit = self.door.per_address.take(network(self.address), max);
         let permit = permit.ok_or(Rejection::ConnectionsPerAddress)?;
-        self.permits.push(Place::OfAddress { _permit: permit });
+        self.places.of_address = Some(permit);
         Ok(())
     }
 
-    async fn session(mut self, mut socket: TcpStream, is_proxied: bool) {
+    /// What comes before a session; `None`: there is none.
+    async fn enter(mut self, mut socket: TcpStream, is_proxied: bool) -> Option<Entered> {
         if let Err(error) = socket.set_nodelay(true) {
             debug!(%error, "TCP_NODELAY");
         }
@@ -346,17 +378,22 @@ impl Arrival {
                 Some(Ok(Some(Source::Unknown))) => self.is_address_of_balancer = true,
                 Some(Ok(None)) => {
                     debug!(balancer = %self.address, "it has looked whether it is accepted");
-                    return;
+                    return None;
                 }
                 Some(Err(error)) => {
                     let balancer = self.address;
                     warn!(%balancer, %error, "a connection of security.proxy_protocol_from is closed");
-                    return self.rejected(Rejection::ProxyHeader);
+                    self.rejected(Rejection::ProxyHeader);
+                    return None;
                 }
-                None => return self.rejected(Rejection::ProxyHeader),
+                None => {
+                    self.rejected(Rejection::ProxyHeader);
+                    return None;
+                }
             }
             if let Err(reason) = self.take_place_of_address() {
-                return self.turn_away(socket, reason);
+                self.turn_away(socket, reason);
+                return None;
             }
         }
         let mut transport: Box<dyn ByteStream> = Box::new(socket);
@@ -366,9 +403,13 @@ impl Arrival {
                 Some(Ok(transport)) => transport,
                 Some(Err(error)) => {
                     debug!(client = %self.address, %error, "TLS handshake failed");
-                    return self.rejected(Rejection::TlsHandshake);
+                    self.rejected(Rejection::TlsHandshake);
+                    return None;
                 }
-                None => return self.rejected(Rejection::TlsHandshake),
+                None => {
+                    self.rejected(Rejection::TlsHandshake);
+                    return None;
+                }
             };
         }
         let client = Client {
@@ -378,10 +419,13 @@ impl Arrival {
             secure,
             listener: self.label,
         };
-        match self.protocol {
-            Protocol::Pop3 => pop3::serve(client, &self.gateway, self.accepted).await,
-            Protocol::Submission => submission::serve(client, &self.gateway, self.accepted).await,
-        }
+        Some(Entered {
+            client,
+            accepted: self.accepted,
+            protocol: self.protocol,
+            gateway: self.gateway,
+            places: self.places,
+        })
     }
 
     /// What must be done before a session, within `timeouts.login`; when popgate ends, soon.
@@ -428,6 +472,21 @@ impl Arrival {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Ten thousand of them take 13 MB.
+    const SESSION_OCTETS_MAX: usize = 1_280;
+
+    /// The futures that this makes.
+    fn octets_of<T, F: Future>(_: impl FnOnce(T) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_session_that_waits_is_small() {
+        let entry = || Box::pin(async { None::<Entered> });
+        let octets = octets_of(|()| session(entry()));
+        assert!(octets <= SESSION_OCTETS_MAX, "{octets}");
+    }
 
     #[test]
     fn descriptors_are_left_for_the_rest() {

@@ -301,7 +301,7 @@ fn lock(mailbox: &Mutex<Mailbox>) -> std::sync::MutexGuard<'_, Mailbox> {
 /// UIDVALIDITY, and UID and size of every message, as one session lists them.
 async fn listed(gateway: &Arc<Gateway>) -> BTreeMap<(u32, u32), u32> {
     let (ours, theirs) = duplex(PIPE_OCTETS);
-    let client = Client {
+    let mut client = Client {
         lines: LineStream::new(Box::new(theirs), Duration::from_secs(60)),
         address: std::net::Ipv4Addr::LOCALHOST.into(),
         is_address_of_balancer: false,
@@ -309,7 +309,7 @@ async fn listed(gateway: &Arc<Gateway>) -> BTreeMap<(u32, u32), u32> {
         listener: "pop3",
     };
     let gateway = gateway.clone();
-    tokio::spawn(async move { pop3::serve(client, &gateway, Instant::now()).await });
+    tokio::spawn(async move { pop3::serve(&mut client, &gateway, Instant::now()).await });
     let mut ours = BufReader::new(ours);
     let said = b"USER joe\r\nPASS secret\r\nLIST\r\nUIDL\r\nQUIT\r\n";
     ours.get_mut().write_all(said).await.expect("written");

@@ -1,5 +1,5 @@
 //! The memory of the whole program rises by at most 64 MiB under any attack, and whoever is honest is served
-//! meanwhile (SECURITY.md R1–R9, U3, U4).
+//! meanwhile (SECURITY.md R1–R9, U3, U4, O6).
 
 mod process;
 
@@ -138,6 +138,23 @@ fn no_attack_takes_memory_or_the_service() {
         };
         assert!(rise <= rise_max, "{name}: {rise} KiB more\n{report}");
     }
+    // O6; R7 to R9 are work rather than attacks, and take long among all others.
+    let before = popgate.forget_peak();
+    thread::scope(|scope| {
+        for (name, _, attack) in ATTACKS {
+            if !["R7", "R8", "R9"].contains(&&name[..2]) {
+                let popgate = &popgate;
+                scope.spawn(move || attack(popgate));
+            }
+        }
+        be_honest(&popgate);
+    });
+    let rise = popgate.peak_kib().saturating_sub(before);
+    report += &format!("{rise:8} KiB  O6: all at once\n");
+    assert!(
+        rise <= RISE_KIB_MAX,
+        "all at once: {rise} KiB more\n{report}"
+    );
     be_honest(&popgate);
     assert!(!popgate.log().contains("panicked"));
     println!("{report}");

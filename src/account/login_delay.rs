@@ -82,7 +82,7 @@ mod tests {
     const DELAY: Duration = Duration::from_secs(60);
 
     fn account(owner: &str) -> AccountKey {
-        ("default".into(), owner.as_bytes().to_vec())
+        ("default".into(), owner.as_bytes().into())
     }
 
     fn password(text: &str) -> Credential {

@@ -31,13 +31,13 @@ pub struct MailboxKey {
     /// Host and port of its IMAP service: a name may come to mean another server, whose UIDs are others.
     pub endpoint: String,
     /// Whose it is, as the upstream was told.
-    pub owner: Vec<u8>,
+    pub owner: Arc<[u8]>,
     /// As in the config.
     pub folder: String,
 }
 
 /// An upstream's name in the config, and the owner of the mailbox as the upstream was told.
-type AccountKey = (Arc<str>, Vec<u8>);
+pub type AccountKey = (Arc<str>, Arc<[u8]>);
 
 /// All accounts: today, whoever the upstreams let in.
 pub struct Accounts {
@@ -48,7 +48,7 @@ pub struct Accounts {
     guesses: Arc<Guesses>,
     connections_per_account: usize,
     connections: Counts<AccountKey>,
-    exclusive: Counts<MailboxKey>,
+    exclusive: Counts<Arc<MailboxKey>>,
 }
 
 impl Accounts {
@@ -126,6 +126,9 @@ impl Accounts {
     /// # Errors
     /// `LoginTooSoon` when it was accepted less than the delay ago.
     pub fn check_delay(&self, upstream: &Upstream, credential: &Credential) -> Result<(), Failure> {
+        if self.login_delay().is_zero() {
+            return Ok(());
+        }
         let account = account_key(upstream, credential.mailbox_owner());
         match self.login_delay.is_too_soon(&account, credential) {
             true => Err(FailureKind::LoginTooSoon.because("pop3.login_delay has not passed")),
@@ -153,8 +156,10 @@ impl Accounts {
 
     /// A session of this credential has begun.
     pub fn note_login(&self, upstream: &Upstream, credential: &Credential) {
-        let account = account_key(upstream, credential.mailbox_owner());
-        self.login_delay.note(account, credential);
+        if !self.login_delay().is_zero() {
+            let account = account_key(upstream, credential.mailbox_owner());
+            self.login_delay.note(account, credential);
+        }
     }
 
     /// Leave to have one more connection to this owner's mailboxes, until the permit is dropped.
@@ -164,7 +169,7 @@ impl Accounts {
     pub fn connection(
         &self,
         upstream: &Upstream,
-        owner: &[u8],
+        owner: impl Into<Arc<[u8]>>,
     ) -> Result<Permit<AccountKey>, Failure> {
         self.connections
             .take(account_key(upstream, owner), self.connections_per_account)
@@ -178,7 +183,7 @@ impl Accounts {
     ///
     /// # Errors
     /// `MaildropInUse` when somebody has it.
-    pub fn maildrop(&self, key: MailboxKey) -> Result<Permit<MailboxKey>, Failure> {
+    pub fn maildrop(&self, key: Arc<MailboxKey>) -> Result<Permit<Arc<MailboxKey>>, Failure> {
         self.exclusive.take(key, 1).ok_or_else(|| {
             FailureKind::MaildropInUse
                 .because("maildrop.sessions is exclusive, and another session has it")
@@ -186,8 +191,8 @@ impl Accounts {
     }
 }
 
-fn account_key(upstream: &Upstream, owner: &[u8]) -> AccountKey {
-    (upstream.settings().name.clone(), owner.to_vec())
+fn account_key(upstream: &Upstream, owner: impl Into<Arc<[u8]>>) -> AccountKey {
+    (upstream.settings().name.clone(), owner.into())
 }
 
 /// How many of something are out, by key; a key is forgotten when none are.

@@ -463,6 +463,9 @@ pub enum ListVariant {
     XList,
 }
 
+/// What most commands take besides their first words and what is secret, with the line end.
+const ARGUMENTS_OCTETS: usize = 64;
+
 struct Writer {
     name: CommandName,
     octets: Zeroizing<Vec<u8>>,
@@ -476,7 +479,8 @@ impl Writer {
 
     /// Reserves what a secret will need, so that no reallocation leaves a copy of it behind.
     fn with_capacity(name: CommandName, text: &str, more: usize) -> Self {
-        let mut octets = Zeroizing::new(Vec::with_capacity(text.len() + more + 2));
+        let octets_max = text.len() + more + ARGUMENTS_OCTETS;
+        let mut octets = Zeroizing::new(Vec::with_capacity(octets_max));
         octets.extend_from_slice(text.as_bytes());
         Self {
             name,

@@ -4,6 +4,15 @@
 /// octets together takes a fraction of what it takes line by line.
 const BLOCK_OCTETS: usize = if cfg!(test) { 8 } else { 256 };
 
+/// Octets of a chunk for each of its pieces at least, on average: smaller ones are cheaper copied than named.
+const PIECE_OCTETS_MIN: usize = if cfg!(test) { 4 } else { 1024 };
+
+/// What the line end of a message lacks.
+const RETURN: &[u8] = b"\r";
+
+/// What a leading dot gets.
+const DOT: &[u8] = b".";
+
 /// Makes a message out of any octets: CRLF line ends, leading dots doubled, a line end at the end.
 ///
 /// Feed it chunks cut anywhere; it keeps one octet between them.
@@ -34,22 +43,28 @@ impl DotStuffer {
         }
     }
 
-    /// Takes a chunk that goes onto the wire as it is; `false`: it does not, and must be pushed. Mail is
-    /// nearly always such, and need not be copied then.
-    pub fn pass(&mut self, chunk: &[u8]) -> bool {
-        let mut previous = self.previous;
-        for block in chunk.chunks(BLOCK_OCTETS) {
-            if needs_care(previous, block) {
-                return false;
-            }
-            previous = block.last().copied().unwrap_or(previous);
-        }
+    /// Takes a chunk, and lends what goes onto the wire for it in pieces, most of them of the chunk itself;
+    /// `None`: there would be many small ones, or octets are to be replaced, so that it must be pushed.
+    pub fn pieces<'a>(&mut self, chunk: &'a [u8]) -> Option<Vec<&'a [u8]>> {
         if self.nul == Nul::Replaced && memchr::memchr(0, chunk).is_some() {
-            return false;
+            return None;
         }
-        self.previous = previous;
-        self.octets += chunk.len() as u64;
-        true
+        let pieces_max = 1 + chunk.len() / PIECE_OCTETS_MIN;
+        let mut pieces = Vec::new();
+        let mut returns = 0;
+        let mut cut = 0;
+        for (place, inserted) in insertions(self.previous, chunk) {
+            if pieces.len() >= pieces_max {
+                return None;
+            }
+            pieces.extend([&chunk[cut..place], inserted]);
+            returns += u64::from(inserted == RETURN);
+            cut = place;
+        }
+        pieces.push(&chunk[cut..]);
+        self.previous = chunk.last().copied().unwrap_or(self.previous);
+        self.octets += chunk.len() as u64 + returns;
+        Some(pieces)
     }
 
     /// Appends a chunk of the message to `out`.
@@ -57,25 +72,14 @@ impl DotStuffer {
         let written_before = out.len();
         let mut stuffed = 0;
         let mut copied = 0;
-        let mut start = 0;
-        let mut previous = self.previous;
-        for block in chunk.chunks(BLOCK_OCTETS) {
-            if needs_care(previous, block) {
-                for (place, octet) in (start..).zip(block) {
-                    if let Some(inserted) = inserted(previous, *octet) {
-                        out.extend_from_slice(&chunk[copied..place]);
-                        out.push(inserted);
-                        stuffed += usize::from(inserted == b'.');
-                        copied = place;
-                    }
-                    previous = *octet;
-                }
-            }
-            previous = block.last().copied().unwrap_or(previous);
-            start += block.len();
+        for (place, inserted) in insertions(self.previous, chunk) {
+            out.extend_from_slice(&chunk[copied..place]);
+            out.extend_from_slice(inserted);
+            stuffed += usize::from(inserted == DOT);
+            copied = place;
         }
-        self.previous = previous;
         out.extend_from_slice(&chunk[copied..]);
+        self.previous = chunk.last().copied().unwrap_or(self.previous);
         if self.nul == Nul::Replaced {
             replace_nul(&mut out[written_before..]);
         }
@@ -97,14 +101,36 @@ impl DotStuffer {
     }
 }
 
-/// What has to stand between two octets: the CR of a line end, the dot that a leading dot gets.
-fn inserted(previous: u8, octet: u8) -> Option<u8> {
-    match (previous, octet) {
-        (b'\r', b'\n') => None,
-        (_, b'\n') => Some(b'\r'),
-        (b'\n', b'.') => Some(b'.'),
-        _ => None,
-    }
+/// Where something has to be inserted into a chunk behind this octet, and what, in order.
+fn insertions(previous: u8, chunk: &[u8]) -> impl Iterator<Item = (usize, &'static [u8])> {
+    let starts = (0..chunk.len()).step_by(BLOCK_OCTETS);
+    let blocks = starts.zip(chunk.chunks(BLOCK_OCTETS));
+    let blocks = blocks.map(move |(start, block)| match start {
+        0 => (start, previous, block),
+        _ => (start, chunk[start - 1], block),
+    });
+    let careful = blocks.filter(|(_, previous, block)| needs_care(*previous, block));
+    careful.flat_map(|(start, previous, block)| {
+        let inserted = insertions_of_block(previous, block);
+        inserted.map(move |(place, inserted)| (start + place, inserted))
+    })
+}
+
+fn insertions_of_block(previous: u8, block: &[u8]) -> impl Iterator<Item = (usize, &'static [u8])> {
+    let leads = previous == b'\n' && block.first() == Some(&b'.');
+    let at_start = leads.then_some((0, DOT));
+    let newlines = memchr::memchr_iter(b'\n', block);
+    let at_newlines = newlines.flat_map(move |newline| {
+        let before = match newline {
+            0 => previous,
+            _ => block[newline - 1],
+        };
+        let behind = newline + 1;
+        let bare = (before != b'\r').then_some((newline, RETURN));
+        let leads = (block.get(behind) == Some(&b'.')).then_some((behind, DOT));
+        bare.into_iter().chain(leads)
+    });
+    at_start.into_iter().chain(at_newlines)
 }
 
 /// Whether anything has to be inserted into a block. Without a branch in the loop, so that the compiler
@@ -315,24 +341,28 @@ mod tests {
         }
 
         #[test]
-        fn what_passes_is_what_would_be_pushed(message in "[.\r\na\0]{0,40}", cut in 0usize..40, replaced: bool) {
+        fn pieces_are_what_would_be_pushed(message in "[.\r\na\0]{0,40}", cut in 0usize..40, replaced: bool) {
             let nul = if replaced { Nul::Replaced } else { Nul::Kept };
             let (first, second) = message.as_bytes().split_at(cut.min(message.len()));
-            let (mut pushing, mut passing) = (DotStuffer::new(nul), DotStuffer::new(nul));
-            let (mut pushed, mut passed) = (Vec::new(), Vec::new());
+            let (mut pushing, mut lending) = (DotStuffer::new(nul), DotStuffer::new(nul));
+            let (mut pushed, mut lent) = (Vec::new(), Vec::new());
             for chunk in [first, second] {
                 let before = pushed.len();
                 pushing.push(chunk, &mut pushed);
-                let passes = passing.pass(chunk);
-                prop_assert_eq!(passes, pushed[before..] == *chunk);
-                match passes {
-                    true => passed.extend_from_slice(chunk),
-                    false => passing.push(chunk, &mut passed),
+                match lending.pieces(chunk) {
+                    Some(pieces) => {
+                        prop_assert!(pieces.len() <= 3 + chunk.len() / PIECE_OCTETS_MIN);
+                        lent.extend(pieces.concat());
+                    }
+                    None => {
+                        prop_assert!(pushed[before..] != *chunk, "it could have been lent");
+                        lending.push(chunk, &mut lent);
+                    }
                 }
             }
             pushing.end_line(&mut pushed);
-            passing.end_line(&mut passed);
-            prop_assert_eq!((pushed, pushing.octets()), (passed, passing.octets()));
+            lending.end_line(&mut lent);
+            prop_assert_eq!((pushed, pushing.octets()), (lent, lending.octets()));
         }
 
         #[test]

@@ -1,9 +1,10 @@
 //! [`Listings`]: what mailboxes held when somebody last looked, so that the next session asks only what
 //! has changed. To forget any of it costs time, and nothing else.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use dashmap::DashMap;
+use dashmap::{DashMap, Entry as Slot};
 
 use crate::account::MailboxKey;
 use crate::imap::ids::{UidSet, UidValidity};
@@ -18,7 +19,7 @@ pub struct Listings {
     octets: AtomicUsize,
     /// Counts the uses, which puts them in an order.
     uses: AtomicU64,
-    entries: DashMap<MailboxKey, Entry>,
+    entries: DashMap<Arc<MailboxKey>, Entry>,
 }
 
 struct Entry {
@@ -45,8 +46,8 @@ impl Listings {
         Some(entry.snapshot.clone())
     }
 
-    /// What this mailbox holds now.
-    pub fn note(&self, key: &MailboxKey, snapshot: Snapshot) {
+    /// What this mailbox holds now. The key is kept, together with whoever has it.
+    pub fn note(&self, key: &Arc<MailboxKey>, snapshot: Snapshot) {
         let octets = octets(key, &snapshot);
         if octets > self.octets_max {
             return self.forget(key);
@@ -57,9 +58,16 @@ impl Listings {
             octets,
             used,
         };
-        let before = self.entries.insert(key.clone(), entry);
+        let before = match self.entries.entry(key.clone()) {
+            // With the key of whoever is here now: that of the session before goes with it.
+            Slot::Occupied(slot) => slot.replace_entry(entry).1.octets,
+            Slot::Vacant(slot) => {
+                slot.insert(entry);
+                0
+            }
+        };
         self.octets.fetch_add(octets, Ordering::Relaxed);
-        self.give_back(before.map_or(0, |before| before.octets));
+        self.give_back(before);
         if self.octets.load(Ordering::Relaxed) > self.octets_max {
             self.make_room();
         }
@@ -135,13 +143,13 @@ mod tests {
     use crate::imap::ids::Uid;
     use crate::maildrop::{ListingBuilder, Told};
 
-    fn key(owner: u32) -> MailboxKey {
-        MailboxKey {
+    fn key(owner: u32) -> Arc<MailboxKey> {
+        Arc::new(MailboxKey {
             upstream: "default".into(),
             endpoint: "imap.example.com:993".to_owned(),
-            owner: owner.to_string().into_bytes(),
+            owner: owner.to_string().into_bytes().into(),
             folder: "INBOX".to_owned(),
-        }
+        })
     }
 
     fn snapshot(messages: u32) -> Snapshot {

@@ -122,7 +122,7 @@ mod tests {
         let key = MailboxKey {
             upstream: "default".into(),
             endpoint: "imap.example.com:993".to_owned(),
-            owner: b"joe".to_vec(),
+            owner: b"joe".as_slice().into(),
             folder: "INBOX".to_owned(),
         };
         let [old, new] = [1, 2].map(|number| UidValidity::new(number).expect("not 0"));

@@ -73,7 +73,7 @@ pub struct ImapClient {
     /// FETCHes whose body has been read and whose tagged response has not.
     unfinished: Vec<Asked>,
     /// The beginning of a body that came before it was wanted; its octets are next in the stream.
-    next_body: Option<BodyHead>,
+    next_body: Option<Box<BodyHead>>,
     pace: Pace,
     /// Since when it is tried after it had waited, and what had come by then.
     untried: Option<(Instant, u64)>,
@@ -266,6 +266,11 @@ impl ImapClient {
         self.credential.is_some()
     }
 
+    /// To whom this is a connection.
+    pub fn upstream(&self) -> &Arc<Upstream> {
+        &self.upstream
+    }
+
     /// Deviations of this provider.
     pub fn quirks(&self) -> &Quirks {
         &self.upstream.settings().quirks
@@ -284,6 +289,10 @@ impl ImapClient {
     /// Gives back what is needed only while something goes on.
     pub fn rest(&mut self) {
         self.stream.rest();
+        // Queues are sized by what was under way at most, and rarely again.
+        self.flight.rest();
+        self.ahead.shrink_to_fit();
+        self.unfinished.shrink_to_fit();
     }
 
     /// Octets from and to the upstream so far.
@@ -382,7 +391,7 @@ impl ImapClient {
     /// One response, or as much of one as comes before a body.
     pub(super) async fn receive(&mut self) -> Result<Received, Failure> {
         if let Some(head) = self.next_body.take() {
-            return Ok(Received::Body(head));
+            return Ok(Received::Body(*head));
         }
         let line = self.stream.line(LINE_OCTETS_MAX).await?;
         self.last_answer = Instant::now();

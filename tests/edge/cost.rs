@@ -1,9 +1,19 @@
 //! What clients may cost: connections, descriptors, and the admin port.
 
-use std::net::TcpStream;
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
-use crate::process::{Connection, Popgate, Setting, get, wait_for};
+use crate::certificates::write_pair;
+use crate::process::{Connection, PATIENCE, Popgate, Setting, Upstream, get, wait_for};
+
+/// Connections of the one who listens for POP3 in the clear, and of the one with TLS.
+const ACTIVE: &str = "popgate_connections_active{listener=\"pop3\"}";
+const ACTIVE_TLS: &str = "popgate_connections_active{listener=\"pop3s\"}";
 
 #[test]
 fn who_comes_in_excess_is_told_and_the_rest_is_served() {
@@ -82,7 +92,7 @@ fn accept_without_descriptors_waits_and_recovers() {
     let waiting: Vec<_> = (0..20).map(|_| popgate.connect()).collect();
     popgate.wait_for_log("no client can be accepted for now");
     let before = popgate.processor_seconds();
-    std::thread::sleep(Duration::from_secs(2));
+    thread::sleep(Duration::from_secs(2));
     let used = popgate.processor_seconds() - before;
     assert!(used < 1.0, "{used} s of processor time in 2 s");
     assert_eq!(&honest.ask("STAT")[..3], "+OK");
@@ -91,6 +101,110 @@ fn accept_without_descriptors_waits_and_recovers() {
     let complaints = popgate.log().into_iter();
     let complaints = complaints.filter(|line| line.contains("no client can be accepted"));
     assert_eq!(complaints.count(), 1, "not ten times a second");
+}
+
+/// SECURITY R4: of those who say nothing, and of those who begin a handshake and no more.
+#[test]
+fn silence_costs_little() {
+    const RISE_KIB_MAX: u64 = 64 * 1024;
+    const SILENT: usize = 400;
+    const STALLED: usize = 150;
+    let prepare = |folder: &Path| drop(write_pair(folder, "a", "a.example", 2090));
+    let popgate = Popgate::start(&Setting {
+        pop3: "listen_tls = [\"127.0.0.1:0\"]",
+        sections: "[tls]\ncertificate = \"a.crt\"\nprivate_key = \"a.key\"\n\
+                   [limits]\nconnections_per_address = 1000\n",
+        first: "",
+        prepare: Some(&prepare),
+    });
+    let [_, pop3s, _] = popgate.addresses()[..] else {
+        panic!("{:#?}", popgate.log())
+    };
+    popgate.connect().log_in();
+    let before = popgate.memory_kib();
+    let mut open: Vec<_> = (0..SILENT).map(|_| popgate.connect()).collect();
+    for silent in &mut open {
+        silent.expect("+OK");
+    }
+    for _ in 0..STALLED {
+        let mut stalled = Connection::to(pop3s);
+        // The beginning of a record of 512 octets.
+        stalled.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03xxxxxxxxx");
+        open.push(stalled);
+    }
+    popgate.wait_for_metric(ACTIVE_TLS, STALLED as f64);
+    popgate.connect().log_in();
+    let rise = popgate.memory_kib().saturating_sub(before);
+    println!("{rise} KiB for {} of them", open.len());
+    assert!(rise < RISE_KIB_MAX, "{rise} KiB more");
+    drop(open);
+    popgate.wait_for_metric(ACTIVE, 0.0);
+    popgate.wait_for_metric(ACTIVE_TLS, 0.0);
+    popgate.connect().log_in();
+}
+
+/// An upstream that breaks each connection with a reset when somebody logs in, until it is well again.
+struct Stormy {
+    address: SocketAddr,
+    is_well: Arc<AtomicBool>,
+}
+
+impl Stormy {
+    fn start(well: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+        let address = listener.local_addr().expect("bound");
+        let is_well = Arc::new(AtomicBool::new(false));
+        let flag = is_well.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let is_well = flag.load(Ordering::SeqCst);
+                thread::spawn(move || match is_well {
+                    true => pass_on(stream, well),
+                    false => break_off(stream),
+                });
+            }
+        });
+        Self { address, is_well }
+    }
+}
+
+/// What is not read when a socket is closed makes a reset of it.
+fn break_off(mut stream: TcpStream) -> io::Result<()> {
+    stream.write_all(b"* OK [CAPABILITY IMAP4rev1] ready\r\n")?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.peek(&mut [0]).map(drop)
+}
+
+fn pass_on(client: TcpStream, well: SocketAddr) -> io::Result<()> {
+    let upstream = TcpStream::connect(well)?;
+    let (mut from_client, mut to_upstream) = (client.try_clone()?, upstream.try_clone()?);
+    thread::spawn(move || io::copy(&mut from_client, &mut to_upstream));
+    io::copy(&mut &upstream, &mut &client).map(drop)
+}
+
+/// SECURITY U8: nobody is to blame for it, and nobody has to do anything once it is over.
+#[test]
+fn a_storm_of_resets_passes() {
+    let well = Upstream::start();
+    let stormy = Stormy::start(well.address);
+    let popgate = Popgate::start(&Setting {
+        sections: &format!(
+            "[[route]]\nlogin = \"*\"\nupstream = \"stormy\"\n\
+             [upstream.stormy]\nimap = \"imap://{}\"\n",
+            stormy.address
+        ),
+        ..Setting::default()
+    });
+    // Of many users, since one who tries again and again has to wait.
+    for login in ["demo", "a", "b", "c", "d", "e", "f", "g", "h", "demo"] {
+        let mut client = popgate.connect();
+        client.expect("+OK");
+        assert_eq!(&client.ask(&format!("USER {login}"))[..3], "+OK");
+        let reply = client.ask("PASS demo");
+        assert!(reply.starts_with("-ERR [SYS/TEMP]"), "{reply}");
+    }
+    stormy.is_well.store(true, Ordering::SeqCst);
+    popgate.connect().log_in();
 }
 
 /// SECURITY O3

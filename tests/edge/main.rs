@@ -1,5 +1,5 @@
-//! The edge of the server, on the real program over real sockets: TLS, certificates, the PROXY protocol,
-//! what clients may cost, how it ends, and what it needs of the system.
+//! The edge of the server, on the real program over real sockets: TLS, certificates of either side, the PROXY
+//! protocol, what clients may cost, how it ends, and what it needs of the system.
 
 mod certificates;
 mod cost;
@@ -8,3 +8,4 @@ mod process;
 mod proxy_protocol;
 mod rights;
 mod tls;
+mod upstream_certificates;

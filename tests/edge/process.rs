@@ -202,6 +202,14 @@ impl Popgate {
         self.child.wait().expect("it ends")
     }
 
+    /// KiB of resident memory now.
+    pub(crate) fn memory_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.expect("Linux").split_whitespace().next();
+        number.expect("a number").parse().expect("a number")
+    }
+
     /// Seconds of processor time so far.
     pub(crate) fn processor_seconds(&self) -> f64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).expect("it runs");

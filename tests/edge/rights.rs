@@ -162,6 +162,12 @@ exec setpriv --reuid 65532 --regid 65532 --clear-groups --no-new-privs \
     fs::copy(env!("CARGO_BIN_EXE_popgate"), &program).expect("copied");
     everybody(folder.path());
     everybody(&program);
+    // Whatever else it ends with is popgate's, or that of a tool that should work.
+    let can_be_confined = Command::new("unshare").args(["--mount", "true"]).output();
+    if !can_be_confined.is_ok_and(|output| output.status.success()) {
+        println!("skipped: only root can take rights away, so that popgate was not run without");
+        return;
+    }
     let child = Command::new("unshare")
         .args(["--mount", "bash", "-c", CONFINED])
         .arg(&program)
@@ -169,11 +175,8 @@ exec setpriv --reuid 65532 --regid 65532 --clear-groups --no-new-privs \
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .stderr(Stdio::piped())
-        .spawn();
-    let Ok(child) = child else {
-        println!("skipped: there is no unshare, so that popgate was not run without rights");
-        return;
-    };
+        .spawn()
+        .expect("it ran a moment ago");
     let mut started = Started(child);
     let ready = wait_for(|| {
         if let Ok(Some(status)) = started.0.try_wait() {
@@ -186,9 +189,10 @@ exec setpriv --reuid 65532 --regid 65532 --clear-groups --no-new-privs \
     });
     match ready {
         Some(Ok(())) => {}
-        Some(Err(status)) if [Some(1), Some(77)].contains(&status.code()) => {
+        Some(Err(status)) if status.code() == Some(77) => {
             println!(
-                "skipped: only root can take rights away, so that popgate was not run without"
+                "skipped: there can be no root here that nobody can write to, so that popgate was \
+                 not run with one"
             );
             return;
         }

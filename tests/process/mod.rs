@@ -7,13 +7,15 @@
 )]
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use tempfile::TempDir;
 
 /// Generous: it takes milliseconds on an idle machine.
@@ -22,8 +24,15 @@ const READY_MAX: Duration = Duration::from_secs(60);
 /// Nobody waits longer for a reply.
 const REPLY_MAX: Duration = Duration::from_secs(60);
 
-/// The one password that is right.
-pub(crate) const PASSWORD: &str = "correct-horse-17-battery";
+/// The one password that is right. The half of it is longer than a register of a processor.
+pub(crate) const PASSWORD: &str =
+    "correct-horse-17-battery-staple-and-whatever-else-came-to-mind-in-norwich-80";
+
+/// The one that makes the upstream say [`FORGED`].
+pub(crate) const FORGING: &str = "forging";
+
+/// What some terminals, editors and readers of logs take for the end of a line, and more.
+const FORGED: &str = "\r2026-01-01T00:00:00Z\x0b\x1b[2J\u{85}\x0c";
 
 /// Octets of the message of login `large`.
 pub(crate) const LARGE_OCTETS: usize = 80 * 1024 * 1024;
@@ -104,6 +113,37 @@ impl Popgate {
     /// All that it has written to standard error.
     pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&self.log.lock().expect("no panic")).into_owned()
+    }
+
+    /// A metric, summed over its labels.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let answer = self.get("/metrics");
+        let samples = answer.lines().filter_map(|line| line.rsplit_once(' '));
+        samples
+            .filter(|(sample, _)| sample.split('{').next() == Some(name))
+            .filter_map(|(_, value)| value.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// What it has in the memory that it may write to.
+    pub(crate) fn memory(&self) -> io::Result<Vec<u8>> {
+        let mut memory = fs::File::open(format!("/proc/{}/mem", self.child.id()))?;
+        let maps = String::from_utf8(self.proc("maps")).expect("text");
+        let mut found = Vec::new();
+        for line in maps.lines().filter(|line| line.contains(" rw-p ")) {
+            let range = line
+                .split(' ')
+                .next()
+                .and_then(|range| range.split_once('-'));
+            let (start, end) = range.expect("a range");
+            let number = |text| u64::from_str_radix(text, 16).expect("an address");
+            memory.seek(SeekFrom::Start(number(start)))?;
+            // What has gone meanwhile cannot be read, and holds nothing any more.
+            let _ = (&memory)
+                .take(number(end) - number(start))
+                .read_to_end(&mut found);
+        }
+        Ok(found)
     }
 
     /// A file of its in /proc.
@@ -246,15 +286,21 @@ fn listen(serve: fn(TcpStream) -> io::Result<()>) -> SocketAddr {
     address
 }
 
+const CAPABILITIES: &str = "IMAP4rev1 LITERAL+ UIDPLUS SASL-IR AUTH=XOAUTH2";
+
 /// Whoever knows the password is let in, and has a mailbox as the login says.
 fn imap(mut stream: TcpStream) -> io::Result<()> {
-    stream.write_all(b"* OK [CAPABILITY IMAP4rev1 LITERAL+ UIDPLUS] ready\r\n")?;
+    write!(stream, "* OK [CAPABILITY {CAPABILITIES}] ready\r\n")?;
     let mut login = String::new();
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     while let Some(Ok(line)) = lines.next() {
         let (tag, command) = line.split_once(' ').unwrap_or((&line, ""));
         let upper = command.to_ascii_uppercase();
         if upper.starts_with("LOGIN") {
+            if line.contains(FORGING) {
+                write!(stream, "{tag} NO [AUTHENTICATIONFAILED] no{FORGED}\r\n")?;
+                continue;
+            }
             if !line.contains(PASSWORD) {
                 // As some do, with all that it was told.
                 write!(
@@ -272,7 +318,7 @@ fn imap(mut stream: TcpStream) -> io::Result<()> {
             write!(stream, "{tag} NO [AUTHENTICATIONFAILED] wrong: {line}\r\n")?;
             continue;
         } else if upper.starts_with("CAPABILITY") {
-            stream.write_all(b"* CAPABILITY IMAP4rev1 LITERAL+ UIDPLUS\r\n")?;
+            write!(stream, "* CAPABILITY {CAPABILITIES}\r\n")?;
         } else if upper.starts_with("SELECT") {
             select(&mut stream, &login)?;
         } else if upper.starts_with("UID FETCH") && upper.contains("BODY") {
@@ -357,7 +403,9 @@ fn submission(mut stream: TcpStream) -> io::Result<()> {
         let said = String::from_utf8_lossy(&line).trim_end().to_owned();
         let upper = said.to_ascii_uppercase();
         let reply = if upper.starts_with("EHLO") {
-            "250-ready\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 AUTH PLAIN\r\n".to_owned()
+            "250-ready\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 AUTH PLAIN XOAUTH2\r\n".to_owned()
+        } else if upper.starts_with("AUTH") && said.ends_with(&plain(FORGING)) {
+            format!("535 5.7.8 no{FORGED}\r\n")
         } else if upper.starts_with("AUTH") && !said.ends_with(&right_response()) {
             format!("535 5.7.8 wrong: {said}\r\n")
         } else if upper.starts_with("AUTH") {
@@ -388,6 +436,10 @@ pub(crate) fn right_response() -> String {
 
 /// Joe's response of PLAIN with this password.
 pub(crate) fn plain(password: &str) -> String {
-    use base64::Engine;
-    base64::engine::general_purpose::STANDARD.encode(format!("\0joe\0{password}"))
+    STANDARD.encode(format!("\0joe\0{password}"))
+}
+
+/// Joe's response of XOAUTH2 with this token.
+pub(crate) fn xoauth2(token: &str) -> String {
+    STANDARD.encode(format!("user=joe\x01auth=Bearer {token}\x01\x01"))
 }

@@ -175,7 +175,7 @@ impl Stage {
         let (wire, end) = wire(fault, self.activity.clone());
         let gateway = self.gateway.clone();
         let is_submission = transcript.submission && !transcript.pop3_clients.contains(&number);
-        let client = Client {
+        let mut client = Client {
             lines: LineStream::new(Box::new(end), gateway.timeouts.login),
             address: match transcript.other_addresses.get(&number) {
                 Some(address) => *address,
@@ -192,7 +192,7 @@ impl Stage {
         };
         let session = tokio::spawn(async move {
             match is_submission {
-                false => pop3::serve(client, &gateway, Instant::now()).await,
+                false => pop3::serve(&mut client, &gateway, Instant::now()).await,
                 true => submission::serve(client, &gateway, Instant::now()).await,
             }
         });

@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
 use super::opening::{self, Known, Opened};
-use super::{LoggedIn, Record};
+use super::{LoggedIn, Permits, Record};
 use crate::account::{Attempt, MailboxKey};
 use crate::config::{ClientWorkaround, MaildropSettings, Service, Sessions};
 use crate::failure::{Failure, FailureKind};
@@ -28,7 +28,7 @@ struct Login<'a> {
     /// When `timeouts.login` has passed.
     ends: Instant,
     settings: &'a MaildropSettings,
-    key: MailboxKey,
+    key: Arc<MailboxKey>,
     trace: Option<SessionTrace>,
 }
 
@@ -60,12 +60,12 @@ pub(super) async fn run(
         utf8,
         ends: login_ends,
         settings,
-        key: MailboxKey {
+        key: Arc::new(MailboxKey {
             upstream: name.clone(),
             endpoint: upstream.settings().imap.address(),
-            owner: credential.mailbox_owner().to_vec(),
+            owner: credential.mailbox_owner().into(),
             folder: settings.folder.clone(),
-        },
+        }),
         trace: record.trace.clone(),
     };
     let known = login.known();
@@ -98,7 +98,6 @@ pub(super) async fn run(
             false => 0,
         }),
         key: login.key,
-        settings: settings.clone(),
         _permits: permits,
         _open: open,
     }))
@@ -190,14 +189,17 @@ impl Login<'_> {
     }
 
     /// Leave to have this connection, and where it must be, to have the maildrop alone.
-    fn permits(&self) -> Result<Vec<Box<dyn Send + Sync>>, Failure> {
+    fn permits(&self) -> Result<Permits, Failure> {
         let accounts = &self.gateway.accounts;
-        let connection = accounts.connection(self.upstream, self.credential.mailbox_owner())?;
-        let mut permits: Vec<Box<dyn Send + Sync>> = vec![Box::new(connection)];
-        if self.settings.sessions == Sessions::Exclusive {
-            permits.push(Box::new(accounts.maildrop(self.key.clone())?));
-        }
-        Ok(permits)
+        let connection = accounts.connection(self.upstream, self.key.owner.clone())?;
+        let maildrop = match self.settings.sessions {
+            Sessions::Exclusive => Some(accounts.maildrop(self.key.clone())?),
+            Sessions::Shared => None,
+        };
+        Ok(Permits {
+            _connection: connection,
+            _maildrop: maildrop,
+        })
     }
 
     /// The folder and what it holds; where that may help, once more on another connection.

@@ -7,13 +7,14 @@ mod retrieve;
 mod transaction;
 pub(super) mod update;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{Instrument, Level, info};
 
 use super::{Client, Gateway, SessionEnd, SessionId};
-use crate::account::MailboxKey;
+use crate::account::{AccountKey, MailboxKey, Permit};
 use crate::config::MaildropSettings;
 use crate::failure::{Failure, FailureKind};
 use crate::maildrop::{FetchWindow, Maildrop};
@@ -36,10 +37,22 @@ struct LoggedIn {
     selected: Selected,
     maildrop: Maildrop,
     window: FetchWindow,
-    key: MailboxKey,
-    settings: MaildropSettings,
-    _permits: Vec<Box<dyn Send + Sync>>,
+    /// Shared with what is remembered of the mailbox.
+    key: Arc<MailboxKey>,
+    _permits: Permits,
     _open: OpenGuard,
+}
+
+impl LoggedIn {
+    fn settings(&self) -> &MaildropSettings {
+        &self.imap.upstream().settings().maildrop
+    }
+}
+
+/// Leave to have the connection, and where it must be, to have the maildrop alone.
+struct Permits {
+    _connection: Permit<AccountKey>,
+    _maildrop: Option<Permit<Arc<MailboxKey>>>,
 }
 
 /// What the one log line of a session tells.
@@ -47,7 +60,7 @@ struct Record {
     id: SessionId,
     started: Instant,
     login: Option<String>,
-    upstream: Option<std::sync::Arc<str>>,
+    upstream: Option<Arc<str>>,
     messages: u32,
     /// Messages that are not shown, since only the newest are.
     older: u32,
@@ -63,7 +76,7 @@ struct Record {
 }
 
 /// Serves one client from greeting to close; `accepted` is when its connection was.
-pub async fn serve(mut client: Client, gateway: &Gateway, accepted: Instant) {
+pub async fn serve(client: &mut Client, gateway: &Gateway, accepted: Instant) {
     let mut record = Record::new(accepted);
     if let Some(trace) = &gateway.trace {
         let trace = trace.session(record.id.to_string(), false);
@@ -72,11 +85,11 @@ pub async fn serve(mut client: Client, gateway: &Gateway, accepted: Instant) {
     }
     let span = client.span(record.id);
     let session = async {
-        let result = conversation(&mut client, gateway, &mut record).await;
+        let result = conversation(client, gateway, &mut record).await;
         if let Err(end) = &result {
-            last_words(&mut client, end, gateway, &mut record).await;
+            last_words(client, end, gateway, &mut record).await;
         }
-        record.close(&client, gateway, result.err());
+        record.close(client, gateway, result.err());
     };
     session.instrument(span).await;
 }
@@ -105,9 +118,19 @@ async fn conversation(
         result = transaction::run(client, gateway, offer, &mut logged_in, record) => result,
         () = gateway.drained.cancelled() => Err(SessionEnd::ShuttingDown),
     };
-    // Without QUIT the marks are forgotten with the maildrop.
+    Box::pin(end(transaction, client, gateway, logged_in, record)).await
+}
+
+/// Behind QUIT, the UPDATE state; without it the marks are forgotten with the maildrop.
+async fn end(
+    transaction: Result<(), SessionEnd>,
+    client: &mut Client,
+    gateway: &Gateway,
+    mut logged_in: Box<LoggedIn>,
+    record: &mut Record,
+) -> Result<(), SessionEnd> {
     let result = match transaction {
-        Ok(()) => Box::pin(update::run(client, gateway, &mut logged_in, record)).await,
+        Ok(()) => update::run(client, gateway, &mut logged_in, record).await,
         Err(end) => Err(end),
     };
     let LoggedIn { imap, .. } = *logged_in;
@@ -117,7 +140,7 @@ async fn conversation(
         // The client waits for this, and may log in again as soon as it has it.
         client.lines.limit_stalls(LAST_WORDS);
         client.lines.close().await;
-        Box::pin(imap.logout()).await;
+        imap.logout().await;
     }
     result
 }

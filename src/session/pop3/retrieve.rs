@@ -18,7 +18,7 @@ use crate::upstream::LiteralReader;
 /// Octets of the first partial fetch of a TOP, its lines apart: most headers fit.
 const TOP_HEADER_OCTETS: u64 = 8 * 1024;
 
-/// Octets of a chunk that is sent by itself when it needs no change. To copy a smaller one behind what
+/// Octets of a chunk that is sent by itself when it needs little change. To copy a smaller one behind what
 /// waits already is cheaper than a packet of its own.
 const UNCOPIED_OCTETS_MIN: usize = 16 * 1024;
 
@@ -251,10 +251,16 @@ impl Lines {
     async fn send(&mut self, chunk: &[u8], client: &mut Client) -> Result<(), SessionEnd> {
         let octets = self.end_of_top.take(chunk);
         let chunk = &chunk[..octets];
-        if octets >= UNCOPIED_OCTETS_MIN && self.stuffer.pass(chunk) {
-            return Ok(client.lines.send(chunk).await?);
+        if octets >= UNCOPIED_OCTETS_MIN
+            && let Some(pieces) = self.stuffer.pieces(chunk)
+        {
+            return Ok(client.lines.send(&pieces).await?);
         }
-        self.stuffer.push(chunk, client.lines.body_output());
+        // What is copied at once goes out before more is.
+        for part in chunk.chunks(OUTPUT_OCTETS_MAX) {
+            client.lines.relieve().await?;
+            self.stuffer.push(part, client.lines.body_output());
+        }
         Ok(())
     }
 

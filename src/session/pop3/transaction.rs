@@ -49,7 +49,7 @@ pub(super) async fn run(
         }
         let name = command.name();
         let refused_before = record.refused;
-        // In a box, so that a session that waits is small.
+        // In a box, so that a session that waits is small; the largest of it in another, for who needs that.
         Box::pin(obey(command, client, gateway, logged_in, record, offer)).await?;
         let succeeded = record.refused == refused_before;
         gateway
@@ -79,12 +79,14 @@ async fn obey(
         Command::Uidl(number) => list(Listed::UniqueId, number, client, maildrop, record).await?,
         Command::Retr(number) => {
             if let Some(message) = find(maildrop.message(number), client, record) {
-                retrieve::retr(message, client, gateway, logged_in, record).await?;
+                let retr = retrieve::retr(message, client, gateway, logged_in, record);
+                Box::pin(retr).await?;
             }
         }
         Command::Top { number, lines } => {
             if let Some(message) = find(maildrop.message(number), client, record) {
-                retrieve::top(message, lines, client, gateway, logged_in, record).await?;
+                let top = retrieve::top(message, lines, client, gateway, logged_in, record);
+                Box::pin(top).await?;
             }
         }
         Command::Dele(number) => dele(number, client, logged_in, record),

@@ -64,7 +64,7 @@ async fn apply(
     logged_in: &mut LoggedIn,
     record: &mut Record,
 ) -> Result<(), Failure> {
-    if logged_in.settings.mark_seen == MarkSeen::Retrieved {
+    if logged_in.settings().mark_seen == MarkSeen::Retrieved {
         match mark_seen(&update.retrieved, logged_in).await {
             // QUIT promises deletions, not flags: what keeps nothing from being removed is only noted.
             Err(failure) if update.deleted.is_empty() || failure.kind.leaves_upstream_usable() => {
@@ -78,7 +78,7 @@ async fn apply(
     }
     let removal = removal(logged_in)
         .ok_or_else(|| FailureKind::UpstreamRefused.because("the mailbox is read-only"))?;
-    let policy = &logged_in.settings.on_delete;
+    let policy = &logged_in.settings().on_delete;
     if let Some(downgrade) = policy.downgrade(removal) {
         warn!(upstream = %logged_in.key.upstream, on_delete = %policy, "{downgrade}");
     }
@@ -108,7 +108,7 @@ async fn mark_seen(retrieved: &UidSet, logged_in: &mut LoggedIn) -> Result<(), F
 /// How this session would delete; `None`: it cannot.
 pub(super) fn removal(logged_in: &LoggedIn) -> Option<Removal> {
     logged_in
-        .settings
+        .settings()
         .on_delete
         .removal(abilities(&logged_in.imap, &logged_in.selected))
 }
@@ -243,8 +243,10 @@ async fn withdraw(part: &UidSet, failure: &Failure, gateway: &Gateway, logged_in
 
 /// The folder that the policy moves to; it is there when this returns.
 async fn target(logged_in: &mut LoggedIn) -> Result<Target, Failure> {
-    let target = find_target(&mut logged_in.imap, &logged_in.settings).await?;
-    if target.mailbox == logged_in.imap.mailbox(&logged_in.settings.folder) {
+    let upstream = logged_in.imap.upstream().clone();
+    let settings = &upstream.settings().maildrop;
+    let target = find_target(&mut logged_in.imap, settings).await?;
+    if target.mailbox == logged_in.imap.mailbox(&settings.folder) {
         return Err(FailureKind::Misconfigured
             .because("maildrop.on_delete would move messages into the folder that they are in"));
     }

@@ -171,7 +171,7 @@ impl ImapClient {
                 Received::Body(head)
                     if wanted.is_some_and(|(uid, section)| is_body_of(&head, uid, section)) =>
                 {
-                    self.next_body = Some(head);
+                    self.next_body = Some(Box::new(head));
                     return Ok(());
                 }
                 other => self.other(other, &mut |_| {}).await?,
@@ -228,7 +228,7 @@ impl ImapClient {
                     return self.expect_ok(CommandName::FetchBody, status);
                 }
                 Received::Body(head) if self.is_ahead(&head) => {
-                    self.next_body = Some(head);
+                    self.next_body = Some(Box::new(head));
                     self.unfinished.push(asked);
                     return Ok(());
                 }

@@ -42,6 +42,12 @@ impl Flight {
         !self.planned.is_empty()
     }
 
+    /// Gives back room that nothing is in.
+    pub(super) fn rest(&mut self) {
+        self.planned.shrink_to_fit();
+        self.sent.shrink_to_fit();
+    }
+
     /// Whether something was sent before its turn and is not answered yet.
     pub(super) fn is_under_way(&self) -> bool {
         !self.sent.is_empty()

@@ -84,7 +84,7 @@ impl Play {
         let dialer = Arc::new(Dialer::default());
         let gateway = Arc::new(model.gateway(dialer.clone()));
         let (client, end) = duplex(WAY_OCTETS);
-        let client_of_popgate = Client {
+        let mut client_of_popgate = Client {
             lines: LineStream::new(Box::new(end), gateway.timeouts.login),
             address: [127, 0, 0, 1].into(),
             is_address_of_balancer: false,
@@ -93,7 +93,9 @@ impl Play {
         };
         let session = tokio::spawn(async move {
             match service {
-                Service::Pop3 => pop3::serve(client_of_popgate, &gateway, Instant::now()).await,
+                Service::Pop3 => {
+                    pop3::serve(&mut client_of_popgate, &gateway, Instant::now()).await
+                }
                 Service::Submission => {
                     submission::serve(client_of_popgate, &gateway, Instant::now()).await
                 }
