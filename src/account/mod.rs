@@ -36,10 +36,10 @@ pub struct MailboxKey {
     pub folder: String,
 }
 
-/// An upstream's name in the config, and the owner of the mailbox as the upstream was told.
+/// An upstream's name in the config, and the owner of the mailbox as the upstream was told, in lower case.
 pub type AccountKey = (Arc<str>, Arc<[u8]>);
 
-/// All accounts: today, whoever the upstreams let in.
+/// Who may log in: whoever an upstream lets in.
 pub struct Accounts {
     routes: config::Routes,
     upstreams: HashMap<Arc<str>, Arc<Upstream>>,
@@ -183,7 +183,15 @@ impl Accounts {
     ///
     /// # Errors
     /// `MaildropInUse` when somebody has it.
-    pub fn maildrop(&self, key: Arc<MailboxKey>) -> Result<Permit<Arc<MailboxKey>>, Failure> {
+    pub fn maildrop(&self, key: &Arc<MailboxKey>) -> Result<Permit<Arc<MailboxKey>>, Failure> {
+        let owner = in_one_case(key.owner.clone());
+        let key = match owner == key.owner {
+            true => key.clone(),
+            false => Arc::new(MailboxKey {
+                owner,
+                ..MailboxKey::clone(key)
+            }),
+        };
         self.exclusive.take(key, 1).ok_or_else(|| {
             FailureKind::MaildropInUse
                 .because("maildrop.sessions is exclusive, and another session has it")
@@ -192,7 +200,16 @@ impl Accounts {
 }
 
 fn account_key(upstream: &Upstream, owner: impl Into<Arc<[u8]>>) -> AccountKey {
-    (upstream.settings().name.clone(), owner.into())
+    (upstream.settings().name.clone(), in_one_case(owner.into()))
+}
+
+/// For what is only counted. Most servers take `Joe` for `joe`; what is remembered of a mailbox must not be
+/// shared on such a guess.
+fn in_one_case(owner: Arc<[u8]>) -> Arc<[u8]> {
+    match owner.iter().any(u8::is_ascii_uppercase) {
+        true => owner.to_ascii_lowercase().into(),
+        false => owner,
+    }
 }
 
 /// How many of something are out, by key; a key is forgotten when none are.

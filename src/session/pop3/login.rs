@@ -193,7 +193,7 @@ impl Login<'_> {
         let accounts = &self.gateway.accounts;
         let connection = accounts.connection(self.upstream, self.key.owner.clone())?;
         let maildrop = match self.settings.sessions {
-            Sessions::Exclusive => Some(accounts.maildrop(self.key.clone())?),
+            Sessions::Exclusive => Some(accounts.maildrop(&self.key)?),
             Sessions::Shared => None,
         };
         Ok(Permits {
