@@ -313,8 +313,27 @@ impl LineStream {
         }
     }
 
+    /// Whether the other side has said anything or ended, as far as one look tells that waits for nothing and
+    /// sends nothing; what it says stays to be read.
+    ///
+    /// # Errors
+    /// When it closed or failed.
+    pub async fn has_come(&mut self) -> Result<bool, LineError> {
+        if self.has_input() {
+            return Ok(true);
+        }
+        match timeout(Duration::ZERO, self.receive()).await {
+            Ok(received) => received.map(|()| true),
+            Err(_) => Ok(false),
+        }
+    }
+
     async fn fill(&mut self) -> Result<(), LineError> {
         self.flush().await?;
+        self.receive().await
+    }
+
+    async fn receive(&mut self) -> Result<(), LineError> {
         if self.consumed == self.input.len() {
             self.input.clear();
             self.consumed = 0;

@@ -189,13 +189,17 @@ impl Credential {
     pub fn is_echoed_in(&self, text: &[u8]) -> bool {
         let (Proof::Password(secret) | Proof::BearerToken(secret)) = &self.proof;
         let text = Zeroizing::new(text.to_ascii_lowercase());
+        // Sorted, so that a long token costs no look through all of a long text for each of its stretches.
+        let mut stretches: Vec<&[u8]> = text.windows(ECHO_OCTETS_MIN).collect();
+        stretches.sort_unstable();
         let repeats = |spelling: &[u8]| {
             let spelling = Zeroizing::new(spelling.to_ascii_lowercase());
-            let stretch = spelling.len().min(ECHO_OCTETS_MIN);
-            stretch > 0
-                && spelling
-                    .windows(stretch)
-                    .any(|part| memchr::memmem::find(&text, part).is_some())
+            if spelling.len() < ECHO_OCTETS_MIN {
+                return !spelling.is_empty() && memchr::memmem::find(&text, &spelling).is_some();
+            }
+            spelling
+                .windows(ECHO_OCTETS_MIN)
+                .any(|stretch| stretches.binary_search(&stretch).is_ok())
         };
         // Base64 knows three alignments; its first and last characters depend on the neighbours.
         let in_base64 = (0..3).any(|alignment| {
@@ -582,6 +586,23 @@ mod tests {
         ] {
             assert!(!password.is_echoed_in(text) && !token.is_echoed_in(text));
         }
+    }
+
+    #[test]
+    fn echoes_of_a_stretch_are_found_in_a_long_text() {
+        let octets = |seed: usize, count: usize| -> Vec<u8> {
+            (0..count)
+                .map(|at| b'a' + (seed + at * at * 7 + at / 26).wrapping_mul(31) as u8 % 26)
+                .collect()
+        };
+        let secret = octets(1, 8000);
+        let password = Credential::password(b"joe", Secret::new(secret.clone())).expect("sound");
+        let stretch = &secret[4000..4000 + ECHO_OCTETS_MIN];
+        let around = vec![b'-'; 5000];
+        let text = [&around[..], stretch, &around].concat();
+        assert!(password.is_echoed_in(&text));
+        let text = [&around[..], &stretch[1..], &around].concat();
+        assert!(!password.is_echoed_in(&text), "too short");
     }
 
     #[test]

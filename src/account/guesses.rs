@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use super::network::network;
+use crate::config::Service;
 use crate::failure::{Failure, FailureKind};
 use crate::sasl::Credential;
 
@@ -67,7 +68,7 @@ struct Allowance {
 pub(super) struct Guesses {
     /// So that what is remembered is of no use outside of this process.
     hasher: RandomState,
-    /// By login and credential.
+    /// By service, login and credential.
     credentials: DashMap<u64, Tried>,
     /// By login and address.
     pairs: DashMap<u64, Spent>,
@@ -151,7 +152,7 @@ impl Guesses {
         }
     }
 
-    /// Leave to ask the upstream of this name, as soon as it can be given.
+    /// Leave to ask this service of the upstream of this name, as soon as it can be given.
     ///
     /// # Errors
     /// `AuthRejected` for what it has just refused, after as long as that took it, so that nobody learns
@@ -160,10 +161,11 @@ impl Guesses {
     pub(super) async fn attempt(
         &self,
         upstream: &str,
+        service: Service,
         credential: &Credential,
         address: IpAddr,
     ) -> Result<Attempt<'_>, Failure> {
-        let keys = self.keys(upstream, credential, address);
+        let keys = self.keys(upstream, service, credential, address);
         make_room(&self.credentials, Tried::worth);
         make_room(&self.pairs, Spent::worth);
         make_room(&self.addresses, Spent::worth);
@@ -196,12 +198,20 @@ impl Guesses {
     }
 
     /// Whose password is guessed is told by the login: as whom the client wants to act can be anybody.
-    fn keys(&self, upstream: &str, credential: &Credential, address: IpAddr) -> Keys {
+    /// What one service refuses, the other may take: there are mailboxes without IMAP, and without SMTP AUTH. A
+    /// guess it is at either.
+    fn keys(
+        &self,
+        upstream: &str,
+        service: Service,
+        credential: &Credential,
+        address: IpAddr,
+    ) -> Keys {
         let login = credential.login().to_ascii_lowercase();
         let network = network(address);
         let fingerprint = credential.fingerprint(&self.hasher);
         Keys {
-            credential: self.hasher.hash_one((upstream, &login, fingerprint)),
+            credential: (self.hasher).hash_one((upstream, service, &login, fingerprint)),
             pair: self.hasher.hash_one((upstream, &login, network)),
             address: self.hasher.hash_one((upstream, network)),
         }
@@ -446,7 +456,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
-    use crate::sasl::Mechanism;
+    use crate::sasl::{Mechanism, Proof};
     use crate::secret::Secret;
 
     const HERE: &str = "2001:db8:1:2::7";
@@ -486,9 +496,25 @@ mod tests {
             password: &str,
             from: &str,
         ) -> Result<(), FailureKind> {
-            let credential = credential(owner, login, password);
+            self.log_in_at(Service::Imap, credential(owner, login, password), from)
+                .await
+        }
+
+        async fn log_in_at(
+            &self,
+            service: Service,
+            credential: Credential,
+            from: &str,
+        ) -> Result<(), FailureKind> {
+            let Proof::Password(password) = credential.proof() else {
+                panic!("a password");
+            };
+            let password = str::from_utf8(password.expose()).expect("text");
             let address = from.parse().expect("an address");
-            let attempt = self.guesses.attempt("default", &credential, address).await;
+            let attempt = self
+                .guesses
+                .attempt("default", service, &credential, address)
+                .await;
             let mut attempt = attempt.map_err(|failure| failure.kind)?;
             attempt.ask();
             self.times.fetch_add(1, Ordering::Relaxed);
@@ -562,6 +588,23 @@ mod tests {
         tokio::time::advance(REFUSAL_REMEMBERED).await;
         assert_eq!(asked.log_in("joe", "wrong", HERE).await, rejected);
         assert_eq!(asked.times(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_one_service_refused_the_other_is_asked() {
+        let asked = Asked::new();
+        let wrong = || credential("", "joe", "wrong");
+        for _ in 0..2 {
+            for service in [Service::Imap, Service::Submission] {
+                let told = asked.log_in_at(service, wrong(), HERE).await;
+                assert_eq!(told, Err(FailureKind::AuthRejected));
+            }
+        }
+        assert_eq!(asked.times(), 2);
+        let told = asked.storm(200, password).await;
+        let guesses = asked.times();
+        assert!((9..=11).contains(&guesses), "both were guesses: {guesses}");
+        assert!(told.contains(&Err(FailureKind::TooManyGuesses)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -683,14 +726,20 @@ mod tests {
         let mut held = Vec::new();
         for number in 0..OF_ADDRESS.attempts {
             let credential = credential("", &format!("user{number}"), "right");
-            let attempt = guesses.attempt("hangs", &credential, address).await;
+            let attempt = guesses
+                .attempt("hangs", Service::Imap, &credential, address)
+                .await;
             held.push(attempt.map_err(|failure| failure.kind).expect("a free one"));
         }
         let began = Instant::now();
         let credential = credential("", "ann", "right");
-        let elsewhere = guesses.attempt("answers", &credential, address).await;
+        let elsewhere = guesses
+            .attempt("answers", Service::Imap, &credential, address)
+            .await;
         assert!(elsewhere.is_ok() && began.elapsed() < ROUND_TRIP);
-        let there = guesses.attempt("hangs", &credential, address).await;
+        let there = guesses
+            .attempt("hangs", Service::Imap, &credential, address)
+            .await;
         let refused = there.err().map(|failure| failure.kind);
         assert_eq!(refused, Some(FailureKind::AuthUnavailable));
     }
@@ -715,7 +764,7 @@ mod tests {
         let credential = credential("", "joe", "right");
         let address = HERE.parse().expect("an address");
         for number in 0..100 {
-            let attempt = guesses.attempt("default", &credential, address);
+            let attempt = guesses.attempt("default", Service::Imap, &credential, address);
             let mut attempt = attempt.await.expect("no guess");
             match number % 3 {
                 0 => attempt.conclude(Some(FailureKind::UpstreamUnreachable)),

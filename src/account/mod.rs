@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 
-use crate::config;
+use crate::config::{self, Service};
 use crate::failure::{Failure, FailureKind};
 use crate::sasl::Credential;
 use crate::upstream::Upstream;
@@ -136,7 +136,7 @@ impl Accounts {
         }
     }
 
-    /// Leave to ask the upstream once whether this credential is right, for a client at this address.
+    /// Leave to ask this service of the upstream once whether this credential is right, for a client at this address.
     ///
     /// # Errors
     /// `AuthRejected` when the upstream has just refused it, `TooManyGuesses` when too many were wrong,
@@ -144,11 +144,14 @@ impl Accounts {
     pub async fn attempt(
         &self,
         upstream: &Upstream,
+        service: Service,
         credential: &Credential,
         address: IpAddr,
     ) -> Result<Attempt<'_>, Failure> {
         let name = &upstream.settings().name;
-        self.guesses.attempt(name, credential, address).await
+        self.guesses
+            .attempt(name, service, credential, address)
+            .await
     }
 
     /// A session of this credential has begun.

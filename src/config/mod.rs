@@ -295,7 +295,7 @@ pub struct Endpoint {
 }
 
 /// What an upstream does for us.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Service {
     /// It has the mailboxes.
     Imap,

@@ -80,7 +80,7 @@ pub enum SenderPolicy {
     /// As anybody, as far as the upstream permits it.
     #[default]
     Any,
-    /// As itself: as its login, or, if that is no address, with its login before the `@`.
+    /// As the owner of the mailbox, mostly its login: as that, or, if it is no address, with it before the `@`.
     Login,
     /// As these addresses.
     Addresses(Vec<GlobMatcher>),
@@ -105,13 +105,13 @@ impl PartialEq for SenderPolicy {
 impl Eq for SenderPolicy {}
 
 impl SenderPolicy {
-    /// Whether who logged in like this may send as `address`.
-    pub fn permits(&self, address: &[u8], login: &[u8]) -> bool {
+    /// Whether who opens the mailbox of this owner may send as `address`.
+    pub fn permits(&self, address: &[u8], owner: &[u8]) -> bool {
         match self {
             Self::Any => true,
-            Self::Login if login.contains(&b'@') => address.eq_ignore_ascii_case(login),
+            Self::Login if owner.contains(&b'@') => address.eq_ignore_ascii_case(owner),
             Self::Login => memchr::memrchr(b'@', address)
-                .is_some_and(|at| address[..at].eq_ignore_ascii_case(login)),
+                .is_some_and(|at| address[..at].eq_ignore_ascii_case(owner)),
             Self::Addresses(globs) => std::str::from_utf8(address)
                 .is_ok_and(|address| globs.iter().any(|glob| glob.is_match(address))),
         }

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Span, debug_span};
 
 use crate::account::{Accounts, Attempt};
-use crate::config::{CleartextLogin, ClientWorkaround, Limits, Timeouts};
+use crate::config::{CleartextLogin, ClientWorkaround, Limits, Service, Timeouts};
 use crate::failure::{Failure, FailureKind};
 use crate::imap::capability::{Capabilities, Capability};
 use crate::line_stream::{LineError, LineStream};
@@ -117,11 +117,14 @@ impl Gateway {
     async fn attempt(
         &self,
         upstream: &Upstream,
+        service: Service,
         credential: &Credential,
         address: IpAddr,
         login_ends: Instant,
     ) -> Result<Attempt<'_>, Failure> {
-        let attempt = self.accounts.attempt(upstream, credential, address);
+        let attempt = self
+            .accounts
+            .attempt(upstream, service, credential, address);
         let attempt = timeout_at(login_ends, attempt).await.unwrap_or_else(|_| {
             let cause = "the login had to wait until timeouts.login had passed";
             Err(FailureKind::UpstreamUnreachable.because(cause))

@@ -132,9 +132,15 @@ impl Reply {
         (u16::from(code.class) == self.code / 100).then_some(code)
     }
 
-    /// All lines as one text, for a log or a decision; raw.
+    /// Its lines as one text, for a log or a decision; raw. What [`Self::pass_on`] leaves out is missing here, too.
     pub fn text(&self) -> Vec<u8> {
-        self.lines.join(&b' ')
+        let lines = self.lines.iter().take(LINES_PASSED_ON_MAX);
+        let passed_on = lines.map(|line| {
+            let text = EnhancedCode::parse(line).map_or(line.as_slice(), |(_, text)| text);
+            let left_out = text.len().saturating_sub(LINE_OCTETS_MAX);
+            &line[..line.len() - left_out]
+        });
+        passed_on.collect::<Vec<_>>().join(&b' ')
     }
 
     /// Appends it as a reply of ours with this code: with an enhanced code in every line, and no octet
@@ -219,6 +225,18 @@ mod tests {
         let mut out = Vec::new();
         reply(lines).pass_on(code, &mut out);
         String::from_utf8(out).expect("ASCII")
+    }
+
+    #[test]
+    fn the_text_is_what_is_passed_on() {
+        let blanks = " ".repeat(4000);
+        let behind_blanks = format!("550 5.1.1{blanks}secret");
+        assert!(passed_on(&[&behind_blanks], 550).contains("secret"));
+        assert!(reply(&[&behind_blanks]).text().ends_with(b"secret"));
+        let long = format!("550 5.1.1 {}", "x".repeat(4000));
+        let text = reply(&[long.as_str(); 100]).text();
+        let line = "5.1.1 ".len() + LINE_OCTETS_MAX;
+        assert_eq!(text.len(), LINES_PASSED_ON_MAX * (line + 1) - 1);
     }
 
     #[test]

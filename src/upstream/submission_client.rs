@@ -230,6 +230,19 @@ impl SubmissionClient {
         matches!(reply.class(), Class::NotNow | Class::Never).then_some(reply)
     }
 
+    /// What the upstream says before the end of a message, if it has said anything, or has ended the connection.
+    pub async fn early_reply(&mut self) -> Option<Result<Reply, Failure>> {
+        match self.stream.has_come().await {
+            Ok(false) => None,
+            Err(error) => Some(Err(self.loss(error))),
+            Ok(true) => {
+                // It has said what it thinks without the rest.
+                self.stream.discard_output();
+                Some(self.reply_within(LAST_WORDS).await)
+            }
+        }
+    }
+
     /// The next reply, whatever it says.
     ///
     /// # Errors

@@ -98,7 +98,27 @@ class Smtplib(Client):
             if self.tls == "starttls":
                 session.starttls(context=context)
             session.login(self.user.login, self.user.password)
-            session.sendmail(self.user.login, recipients, message)
+            self.deliver(session, recipients, message)
+
+    def deliver(self, session, recipients, message):
+        session.sendmail(self.user.login, recipients, message)
+
+
+class Chunks(Smtplib):
+    """The same by BDAT, without waiting for any answer."""
+
+    def deliver(self, session, recipients, message):
+        if not session.has_extn("chunking"):
+            raise Failed("CHUNKING is not offered")
+        commands = [f"MAIL FROM:<{self.user.login}>", *(f"RCPT TO:<{recipient}>" for recipient in recipients)]
+        half = len(message) // 2
+        said = b"".join(command.encode() + b"\r\n" for command in commands)
+        said += f"BDAT {half}\r\n".encode() + message[:half]
+        said += f"BDAT {len(message) - half} LAST\r\n".encode() + message[half:]
+        session.send(said)
+        replies = [session.getreply() for _ in range(len(commands) + 2)]
+        if any(code != 250 for code, _ in replies):
+            raise Failed(str(replies))
 
 
 _NODE_PROGRAM = b"""
@@ -131,4 +151,4 @@ class Nodemailer(Client):
         self.execute("node", program, given=json.dumps(options).encode(), environment=environment)
 
 
-ALL = [Curl, Swaks, Msmtp, Smtplib, Nodemailer]
+ALL = [Curl, Swaks, Msmtp, Smtplib, Chunks, Nodemailer]

@@ -30,10 +30,11 @@ pub(crate) fn transcripts() -> Vec<Transcript> {
     all.filter(|transcript| !transcript.submission).collect()
 }
 
-/// Those of submission, likewise.
+/// Those of submission, likewise, as far as they can be broken.
 pub(crate) fn submission_transcripts() -> Vec<Transcript> {
     let all = all_transcripts().into_iter();
-    all.filter(|transcript| transcript.submission).collect()
+    all.filter(|transcript| transcript.submission && !transcript.unbroken)
+        .collect()
 }
 
 /// Both.

@@ -11,6 +11,7 @@
 //! secure                          the clients came in by implicit TLS
 //! submission                      the clients send mail; the upstream of a `dial` may be either service's
 //! without tls                     TLS towards the upstream is left out, to be able to read along
+//! unbroken                        not for the fault sweep of submission: it is too long, or not of its kind
 //! in one piece                    what is sent at once must come at once: trickled it means other things
 //!
 //! C: STAT                         a client says
@@ -23,6 +24,8 @@
 //! include login UIDPLUS MOVE      the lines of scenes/login.txt, with $1 for the rest
 //!
 //! connect                         the next client; the first one connects by itself
+//! connect 192.0.2.8               … from somewhere else
+//! connect pop3                    … to fetch mail, where the others send it
 //! client 1                        back to an earlier one
 //! dial                            popgate opens a connection to the upstream
 //! dial refused, dial silent       … which does not come about
@@ -44,7 +47,7 @@
 //! Lines of one kind behind each other are one piece: sent at once, heard at once. Before anything is
 //! sent, everything that popgate has said must have been heard. See [`super::spelling`] for octets.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -58,10 +61,15 @@ pub(crate) struct Transcript {
     /// The config file.
     pub(crate) toml: String,
     pub(crate) address: IpAddr,
+    /// Of a transcript of submission.
+    pub(crate) pop3_clients: HashSet<usize>,
+    /// Those of clients that come from somewhere else.
+    pub(crate) other_addresses: HashMap<usize, IpAddr>,
     pub(crate) secure: bool,
     pub(crate) submission: bool,
     pub(crate) without_tls: bool,
     pub(crate) in_one_piece: bool,
+    pub(crate) unbroken: bool,
     pub(crate) steps: Vec<Step>,
     pub(crate) clients: usize,
     /// What comes of each connection that popgate opens.
@@ -205,10 +213,13 @@ impl Parser {
                 settings: Vec::new(),
                 toml: String::new(),
                 address: Ipv4Addr::LOCALHOST.into(),
+                pop3_clients: HashSet::new(),
+                other_addresses: HashMap::new(),
                 secure: false,
                 submission: false,
                 without_tls: false,
                 in_one_piece: false,
+                unbroken: false,
                 steps: Vec::new(),
                 clients: 0,
                 dials: Vec::new(),
@@ -264,6 +275,7 @@ impl Parser {
                 "submission" => self.transcript.submission = true,
                 "without tls" => self.transcript.without_tls = true,
                 "in one piece" => self.transcript.in_one_piece = true,
+                "unbroken" => self.transcript.unbroken = true,
                 _ => return Ok(false),
             }
         }
@@ -309,8 +321,20 @@ impl Parser {
     fn event(&mut self, text: &str, line: &Line) -> Result<(), String> {
         let words: Vec<&str> = text.split(' ').collect();
         let act = match words.as_slice() {
-            ["connect"] => {
+            ["connect", from @ ..] => {
                 self.client = self.transcript.clients;
+                match from {
+                    [] => {}
+                    ["pop3"] => {
+                        self.transcript.pop3_clients.insert(self.client);
+                    }
+                    [address] => {
+                        let address = address.parse().map_err(|_| "no IP address")?;
+                        let others = &mut self.transcript.other_addresses;
+                        others.insert(self.client, address);
+                    }
+                    _ => return Err("too many words".to_owned()),
+                }
                 self.transcript.clients += 1;
                 self.is_connected = true;
                 Act::Connect

@@ -170,22 +170,26 @@ impl<'a> Scenery<'a> {
 impl Stage {
     /// The next client connects.
     pub(crate) fn connect(&mut self, transcript: &Transcript) {
-        let fault = self.dialer.play().faults.on_client(self.clients.len());
+        let number = self.clients.len();
+        let fault = self.dialer.play().faults.on_client(number);
         let (wire, end) = wire(fault, self.activity.clone());
         let gateway = self.gateway.clone();
+        let is_submission = transcript.submission && !transcript.pop3_clients.contains(&number);
         let mut client = Client {
             lines: LineStream::new(Box::new(end), gateway.timeouts.login),
-            address: transcript.address,
+            address: match transcript.other_addresses.get(&number) {
+                Some(address) => *address,
+                None => transcript.address,
+            },
             is_address_of_balancer: false,
             secure: transcript.secure,
-            listener: match (transcript.submission, transcript.secure) {
+            listener: match (is_submission, transcript.secure) {
                 (false, false) => "pop3",
                 (false, true) => "pop3s",
                 (true, false) => "smtp",
                 (true, true) => "smtps",
             },
         };
-        let is_submission = transcript.submission;
         let session = tokio::spawn(async move {
             match is_submission {
                 false => pop3::serve(&mut client, &gateway, Instant::now()).await,

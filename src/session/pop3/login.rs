@@ -9,7 +9,7 @@ use tracing::debug;
 use super::opening::{self, Known, Opened};
 use super::{LoggedIn, Permits, Record};
 use crate::account::{Attempt, MailboxKey};
-use crate::config::{ClientWorkaround, MaildropSettings, Sessions};
+use crate::config::{ClientWorkaround, MaildropSettings, Service, Sessions};
 use crate::failure::{Failure, FailureKind};
 use crate::imap::command::ListingIdentity;
 use crate::maildrop::{FetchWindow, Maildrop, Snapshot, UniqueIds};
@@ -49,7 +49,7 @@ pub(super) async fn run(
     record.upstream = Some(name.clone());
     gateway.accounts.check_delay(upstream, &credential)?;
     let attempt = gateway
-        .attempt(upstream, &credential, address, login_ends)
+        .attempt(upstream, Service::Imap, &credential, address, login_ends)
         .await?;
     let open = gateway.metrics.upstream_connection(name, "in_use");
     let settings = &upstream.settings().maildrop;

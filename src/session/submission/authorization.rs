@@ -1,11 +1,13 @@
 //! From greeting to login (RFC 4954, RFC 3207): nothing is sent by whom nobody knows.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use tokio::time::{Instant, timeout_at};
 
+use super::objection::POSTPONED;
 use super::{Introduction, LoggedIn, Record, ehlo};
 use crate::account::Attempt;
+use crate::config::Service;
 use crate::failure::{Failure, FailureKind};
 use crate::sasl::{Credential, Mechanism};
 use crate::secret::Secret;
@@ -19,6 +21,10 @@ use crate::upstream::{SubmissionClient, Upstream};
 
 /// Logins that may be refused on one connection.
 const LOGINS_MAX: u32 = 3;
+
+/// Where the account of `[smtp.unauthenticated]` logs in from, as guesses are counted: no device guesses it,
+/// and where one of them was let in, the others do not wait for each other.
+const NETWORKS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// What follows a login.
 pub(super) struct Entry {
@@ -70,7 +76,7 @@ pub(super) async fn run(
                 (opened, None, started)
             }
             Negotiated::Mail(command, started) => {
-                let opened = log_in_by_network(login_ends, client.address, gateway, record).await;
+                let opened = log_in_by_network(login_ends, gateway, record).await;
                 (opened, Some((command, started)), started)
             }
         };
@@ -89,6 +95,7 @@ pub(super) async fn run(
             }
             Err(failure) => {
                 refused += 1;
+                record.was_mail_postponed = first.is_some();
                 failure.kind.smtp_reply(client.lines.output(), record.id);
                 if failure.kind.closes_smtp() {
                     return Err(failure.into());
@@ -119,6 +126,7 @@ async fn negotiate(
                 continue;
             }
         };
+        record.was_data_refused = false;
         let name = command.name();
         let refused_before = record.refused;
         let negotiated = obey(command, started, client, gateway, record, introduction).await?;
@@ -147,6 +155,16 @@ async fn obey(
     record: &mut Record,
     introduction: &mut Option<Introduction>,
 ) -> Result<Option<Negotiated>, SessionEnd> {
+    if matches!(
+        command,
+        Command::Ehlo(_) | Command::Helo(_) | Command::Mail(..) | Command::Rset
+    ) {
+        record.was_mail_postponed = false;
+    }
+    let (code, enhanced, text) = match record.was_mail_postponed {
+        true => POSTPONED,
+        false => (530, "5.7.0", "log in first"),
+    };
     match command {
         Command::Ehlo(name) => {
             *introduction = Some(Introduction {
@@ -178,11 +196,19 @@ async fn obey(
         }
         // Whatever follows it is a message, and nothing that we may take for commands.
         Command::Bdat { .. } => {
-            record.refuse(client, 530, "5.7.0", "log in first");
+            record.refuse(client, code, enhanced, text);
             return Err(SessionEnd::OutOfStep);
         }
+        Command::Rcpt(..) if record.was_mail_postponed => {
+            record.refuse(client, code, enhanced, text);
+        }
+        // Here it follows for those who do not wait.
+        Command::Data if record.was_mail_postponed => {
+            record.refuse(client, code, enhanced, text);
+            record.data_refused(client)?;
+        }
         Command::Mail(..) | Command::Rcpt(..) | Command::Data | Command::Vrfy | Command::Help => {
-            record.misplaced(client, 530, "5.7.0", "log in first")?;
+            record.misplaced(client, code, enhanced, text)?;
         }
         Command::Rset | Command::Noop => reply::say(client.lines.output(), 250, "2.0.0", "fine"),
         Command::Quit => {
@@ -306,7 +332,13 @@ async fn log_in(
     let name = upstream.settings().name.clone();
     record.upstream = Some(name.clone());
     let attempt = gateway
-        .attempt(&upstream, &credential, address, login_ends)
+        .attempt(
+            &upstream,
+            Service::Submission,
+            &credential,
+            address,
+            login_ends,
+        )
         .await?;
     let open = gateway.metrics.upstream_connection(&name, "in_use");
     let hostname = &gateway.submission.settings.hostname;
@@ -343,7 +375,6 @@ async fn log_in(
 /// mistake.
 async fn log_in_by_network(
     login_ends: Instant,
-    address: IpAddr,
     gateway: &Gateway,
     record: &mut Record,
 ) -> Result<LoggedIn, Failure> {
@@ -353,7 +384,7 @@ async fn log_in_by_network(
     // Not from the moment of connecting: nobody has to prove anything.
     let login_ends = login_ends.max(Instant::now() + 2 * gateway.timeouts.upstream);
     let credential = account.credential.clone();
-    match log_in(credential, login_ends, address, gateway, record).await {
+    match log_in(credential, login_ends, NETWORKS, gateway, record).await {
         Ok(logged_in) => Ok(LoggedIn {
             by_auth: false,
             ..logged_in

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::debug;
 
+use super::objection::{self, Objection};
 use super::sent_copy::Copying;
 use super::{Session, received, words};
 use crate::config::BareNewlines;
@@ -27,7 +28,7 @@ const CONTENT_TIME: Duration = Duration::from_secs(10 * 60);
 /// broken, but more than those of a client that trickles to stay.
 const CONTENT_OCTETS_PER_SECOND_MIN: u64 = 512;
 
-pub(super) const TOO_LARGE: (u16, &str, &str) = (552, "5.3.4", "the message is too large");
+pub(super) const TOO_LARGE: Objection = (552, "5.3.4", "the message is too large");
 
 /// A message that the upstream waits for.
 pub(super) struct Start {
@@ -56,6 +57,8 @@ pub(super) enum Outcome {
     GivenUp,
     /// … which is QUIT.
     Quit,
+    /// Nothing comes of it, as the client knows, which may go on with it all the same: the answer to that.
+    Failed(Objection),
 }
 
 /// A message whose end the upstream has not been told yet.
@@ -100,6 +103,31 @@ impl Trouble {
         session.logged_in.drop_connection(session.gateway);
         trouble
     }
+
+    /// By what the upstream says before the end of the message, which it gets no more.
+    fn with_early(reply: Result<Reply, Failure>, session: &mut Session<'_>) -> Self {
+        let trouble = match reply {
+            Ok(reply) => match reply.class() {
+                Class::NotNow | Class::Never => Self::Refused(words::of(&reply, session.logged_in)),
+                Class::Done | Class::GoOn => {
+                    let cause = format!("{} before the end of the message", reply.code);
+                    Self::Upstream(FailureKind::UpstreamGarbled.because(cause))
+                }
+            },
+            Err(lost) => Self::Upstream(lost),
+        };
+        session.logged_in.drop_connection(session.gateway);
+        trouble
+    }
+
+    /// The answer to further chunks of such a message.
+    fn objection_to_more(&self) -> Objection {
+        match self {
+            Self::Upstream(_) => objection::LOST,
+            Self::Refused(words) => objection::to_more(words),
+            Self::TooLarge | Self::BareNewline | Self::EightBit => objection::REFUSED,
+        }
+    }
 }
 
 /// Reads a message up to its end.
@@ -125,6 +153,7 @@ pub(super) async fn read(start: Start, session: &mut Session<'_>) -> Result<Outc
             }
             match given_up {
                 Read::Quit => Ok(Outcome::Quit),
+                Read::Failed(objection) => Ok(Outcome::Failed(objection)),
                 Read::Whole | Read::GivenUp => Ok(Outcome::GivenUp),
             }
         }
@@ -142,6 +171,7 @@ enum Read {
     Whole,
     GivenUp,
     Quit,
+    Failed(Objection),
 }
 
 /// Up to CRLF.CRLF.
@@ -181,8 +211,9 @@ async fn chunks(
             return Ok(Read::Whole);
         }
         if let Some(trouble) = message.trouble.take() {
+            let objection = trouble.objection_to_more();
             message.explain(trouble, session);
-            return Ok(Read::GivenUp);
+            return Ok(Read::Failed(objection));
         }
         let out = session.client.lines.output();
         reply::say(out, 250, "2.0.0", format!("{chunk_octets} octets are here"));
@@ -389,8 +420,15 @@ impl Message {
     }
 }
 
-/// Tells the upstream that the message has ended, and the client what the upstream says to that.
+/// Tells the upstream that the message has ended, and the client what the upstream says to that. What it says
+/// before is no word on the message, which it does not have. Only in the moment in which the end is on its
+/// way, nobody can tell the one from the other.
 pub(super) async fn conclude(mut message: Message, session: &mut Session<'_>) {
+    if let Some(connection) = &mut session.logged_in.connection
+        && let Some(early) = connection.early_reply().await
+    {
+        message.trouble = Some(Trouble::with_early(early, session));
+    }
     if let Some(connection) = &mut session.logged_in.connection {
         std::mem::take(&mut message.stuffer).end(connection.body_output());
         if let Err(lost) = connection.flush().await {

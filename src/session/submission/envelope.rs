@@ -20,6 +20,12 @@ use crate::upstream::SubmissionClient;
 /// From MAIL to DATA, without what the upstream takes for it; a client that trickles must not stay for ever.
 const ENVELOPE_TIME_MAX: Duration = Duration::from_secs(2 * 60 * 60);
 
+/// Octets of commands that go to the upstream before its replies are read: they and their replies fit into
+/// what lies between us, so that neither waits for the other to read (RFC 2920 §3.1).
+const FLIGHT_OCTETS_MAX: usize = 16 * 1024;
+
+const MAIL_FIRST: Objection = (503, "5.5.1", "MAIL first");
+
 /// A transaction before its content.
 #[derive(Default)]
 struct Envelope {
@@ -27,9 +33,9 @@ struct Envelope {
     is_open: bool,
     /// When the client must have come to its content.
     ends: Option<Instant>,
-    /// The upstream was lost in this transaction: what follows in it must be said again later, and is no
-    /// mistake of the client's.
-    is_lost: bool,
+    /// Nothing comes of this transaction any more, by no mistake of the client's, which may have sent more
+    /// of it already: the answer to that.
+    failed: Option<Objection>,
     /// Addresses may hold UTF-8 (RFC 6531).
     is_utf8: bool,
     /// Recipients that the upstream takes.
@@ -46,12 +52,17 @@ enum Verdict {
     Refused(Vec<u8>),
 }
 
-/// Runs until a message begins, or QUIT: `None`.
+/// Runs until a message begins, or QUIT: `None`. `failed` is for what the client says further of the message
+/// before.
 pub(super) async fn run(
     session: &mut Session<'_>,
     first: Option<(Command, Instant)>,
+    failed: Option<Objection>,
 ) -> Result<Option<Start>, SessionEnd> {
-    let mut envelope = Envelope::default();
+    let mut envelope = Envelope {
+        failed,
+        ..Envelope::default()
+    };
     let mut next = first;
     loop {
         let (command, started) = match next.take() {
@@ -114,7 +125,10 @@ impl Envelope {
             let line = session.client.lines.line(COMMAND_LINE_OCTETS_MAX).await?;
             let started = Instant::now();
             match Command::parse(line) {
-                Ok(command) => return Ok((command, started)),
+                Ok(command) => {
+                    session.record.was_data_refused = false;
+                    return Ok((command, started));
+                }
                 Err(mistake) => {
                     self.settle(session).await?;
                     session
@@ -196,7 +210,10 @@ impl Envelope {
     ) -> Result<(), SessionEnd> {
         let objection = match self.is_open {
             true => Some((503, "5.5.1", "there is a transaction already")),
-            false => objection::to_mail(&from, &parameters, session),
+            false => {
+                self.failed = None;
+                objection::to_mail(&from, &parameters, session)
+            }
         };
         if let Some(objection) = objection {
             return self
@@ -218,7 +235,6 @@ impl Envelope {
             });
         self.is_open = true;
         self.ends = Some(Instant::now() + ENVELOPE_TIME_MAX);
-        self.is_lost = false;
         self.is_utf8 = is_utf8;
         Ok(())
     }
@@ -247,11 +263,14 @@ impl Envelope {
         (to, parameters, started): (ForwardPath, Parameters, Instant),
         session: &mut Session<'_>,
     ) -> Result<(), SessionEnd> {
-        let objection = if self.is_lost {
-            Some(LOST)
-        } else if !self.is_open {
-            Some((503, "5.5.1", "MAIL first"))
-        } else if self.recipients + self.unjudged >= session.gateway.submission.recipients_max {
+        let recipients_max = session.gateway.submission.recipients_max;
+        if self.recipients + self.unjudged >= recipients_max && self.unjudged > 0 {
+            // Whom the upstream does not take leaves room for others.
+            self.settle(session).await?;
+        }
+        let objection = if !self.is_open {
+            Some(self.failed.unwrap_or(MAIL_FIRST))
+        } else if self.recipients + self.unjudged >= recipients_max {
             Some((452, "4.5.3", "too many recipients"))
         } else {
             objection::to_rcpt(&to, &parameters, self.is_utf8, session)
@@ -266,6 +285,9 @@ impl Envelope {
                 command::write_rcpt(&to, parameters.iter(), out);
             });
         self.unjudged += 1;
+        if self.flight.octets() > FLIGHT_OCTETS_MAX {
+            self.settle(session).await?;
+        }
         Ok(())
     }
 
@@ -284,12 +306,8 @@ impl Envelope {
             }
             Verdict::Refused(mut words) => {
                 session.client.lines.output().append(&mut words);
-                // Who sends on behind DATA without an answer (RFC 2920 §3.1 forbids it) sends a message,
-                // and nothing that may be taken for commands.
-                match session.client.lines.has_input() {
-                    true => Err(SessionEnd::OutOfStep),
-                    false => Ok(None),
-                }
+                session.record.data_refused(session.client)?;
+                Ok(None)
             }
         }
     }
@@ -308,6 +326,10 @@ impl Envelope {
             }
             Verdict::Refused(mut words) => {
                 content::discard(octets, session).await?;
+                // RFC 3030 §2: what follows of it would be a message without its beginning.
+                let failed = self.failed.unwrap_or(objection::to_more(&words));
+                self.give_up(session.logged_in);
+                self.failed = Some(failed);
                 session.client.lines.output().append(&mut words);
                 Ok(None)
             }
@@ -332,8 +354,7 @@ impl Envelope {
         session: &mut Session<'_>,
     ) -> Result<Verdict, SessionEnd> {
         let objection = match (self.is_open, self.recipients + self.unjudged) {
-            (false, _) if self.is_lost => Some(LOST),
-            (false, _) => Some((503, "5.5.1", "MAIL first")),
+            (false, _) => Some(self.failed.unwrap_or(MAIL_FIRST)),
             (true, 0) => Some((554, "5.5.1", "no valid recipients")),
             (true, _) => None,
         };
@@ -341,9 +362,7 @@ impl Envelope {
             self.settle(session).await?;
             let mut words = Vec::new();
             session.record.refused += 1;
-            if code != LOST.0 {
-                session.record.mistakes += 1;
-            }
+            session.record.mistakes += u32::from(self.failed.is_none());
             if session.record.mistakes > MISTAKES_MAX {
                 return Err(SessionEnd::TooManyMistakes);
             }
@@ -468,10 +487,7 @@ impl Envelope {
                     None => session.record.refused += 1,
                 }
                 failure.kind.smtp_reply(words, session.record.id);
-                self.is_lost |= self.is_open;
-                self.is_open = false;
-                self.recipients = 0;
-                session.logged_in.drop_connection(session.gateway);
+                self.lose(session);
                 return false;
             }
         };
@@ -492,12 +508,19 @@ impl Envelope {
         }
         words.append(&mut words::of(&reply, session.logged_in));
         if reply.code == 421 {
-            self.is_lost |= self.is_open;
-            self.is_open = false;
-            self.recipients = 0;
-            session.logged_in.drop_connection(session.gateway);
+            self.lose(session);
         }
         is_done
+    }
+
+    /// The upstream is gone, and with it what it knew.
+    fn lose(&mut self, session: &mut Session<'_>) {
+        if self.is_open {
+            self.failed = Some(LOST);
+        }
+        self.is_open = false;
+        self.recipients = 0;
+        session.logged_in.drop_connection(session.gateway);
     }
 }
 

@@ -52,6 +52,10 @@ impl Flight {
         self.sent.is_empty()
     }
 
+    pub(super) fn octets(&self) -> usize {
+        self.octets.len()
+    }
+
     /// Adds a command, which `write` appends.
     pub(super) fn add(
         &mut self,

@@ -149,6 +149,11 @@ struct Record {
     refused: u32,
     mistakes: u32,
     envelope_refusals: u32,
+    /// MAIL of a client that need not log in was refused for now: what it says further of this message is no
+    /// mistake.
+    was_mail_postponed: bool,
+    /// DATA was refused, and no command has come since.
+    was_data_refused: bool,
     /// Where `[trace]` may be about this one.
     trace: Option<SessionTrace>,
 }
@@ -238,13 +243,15 @@ async fn prepare(
     session: &mut Session<'_>,
     mut first: Option<(Command, Instant)>,
 ) -> Result<Option<Message>, SessionEnd> {
+    let mut failed = None;
     loop {
-        let Some(start) = envelope::run(session, first.take()).await? else {
+        let Some(start) = envelope::run(session, first.take(), failed).await? else {
             return Ok(None);
         };
         match content::read(start, session).await? {
             Outcome::Whole(message) => return Ok(Some(*message)),
-            Outcome::GivenUp => {}
+            Outcome::GivenUp => failed = None,
+            Outcome::Failed(objection) => failed = Some(objection),
             Outcome::Quit => return Ok(None),
         }
     }
@@ -290,6 +297,8 @@ impl Record {
             refused: 0,
             mistakes: 0,
             envelope_refusals: 0,
+            was_mail_postponed: false,
+            was_data_refused: false,
             trace: None,
         }
     }
@@ -341,7 +350,8 @@ impl Record {
         }
     }
 
-    /// Answers a line that is no command, and counts it.
+    /// Answers a line that is no command, and counts it. Behind DATA that was refused it begins a message, some
+    /// other line of which may look like a command.
     fn mistaken(
         &mut self,
         client: &mut Client,
@@ -351,6 +361,9 @@ impl Record {
         gateway
             .metrics
             .smtp_command(CommandName::Unknown, false, Duration::ZERO);
+        if self.was_data_refused {
+            return Err(SessionEnd::OutOfStep);
+        }
         let (code, enhanced, text) = match mistake {
             Mistake::Unknown => (500, "5.5.1", "no such command"),
             Mistake::NotImplemented => (502, "5.5.1", "not on a submission service"),
@@ -386,6 +399,16 @@ impl Record {
         self.envelope_refusals += 1;
         match self.envelope_refusals > ENVELOPE_REFUSALS_MAX {
             true => Err(SessionEnd::TooManyRefusals),
+            false => Ok(()),
+        }
+    }
+
+    /// Who sends on behind DATA without an answer (RFC 2920 §3.1 forbids it) sends a message, and nothing that
+    /// may be taken for commands; it may be on its way yet.
+    fn data_refused(&mut self, client: &Client) -> Result<(), SessionEnd> {
+        self.was_data_refused = true;
+        match client.lines.has_input() {
+            true => Err(SessionEnd::OutOfStep),
             false => Ok(()),
         }
     }

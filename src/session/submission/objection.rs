@@ -17,6 +17,28 @@ pub(super) const LOST: Objection = (
     "the connection to the mail server was lost; try again later",
 );
 
+/// To one of a transaction whose message was refused for now, or whose client could not be logged in for now.
+pub(super) const POSTPONED: Objection = (
+    451,
+    "4.5.0",
+    "this message cannot be sent now; try again later",
+);
+
+/// To one of a transaction whose message was refused.
+pub(super) const REFUSED: Objection = (
+    503,
+    "5.5.1",
+    "this message was refused; begin again with MAIL",
+);
+
+/// What is to be said to the rest of a message that was refused in these words.
+pub(super) fn to_more(words: &[u8]) -> Objection {
+    match words.starts_with(b"4") {
+        true => POSTPONED,
+        false => REFUSED,
+    }
+}
+
 const UTF8_UNANNOUNCED: Objection = (553, "5.6.7", "that address needs SMTPUTF8");
 
 const UNSUPPORTED_PARAMETER: Objection = (555, "5.5.4", "a parameter that is not supported here");
@@ -43,7 +65,10 @@ pub(super) fn to_mail(
         return Some(UTF8_UNANNOUNCED);
     }
     let policy = &session.logged_in.upstream.settings().sender;
-    match policy.permits(mailbox.as_bytes(), session.logged_in.credential.login()) {
+    match policy.permits(
+        mailbox.as_bytes(),
+        session.logged_in.credential.mailbox_owner(),
+    ) {
         true => None,
         false => Some((550, "5.7.1", "this login may not send as that sender")),
     }

@@ -32,6 +32,9 @@ const COPIES_MAX: u64 = 256;
 /// Copies that are being put into mailboxes of one upstream; few enough for any account's limit of connections.
 const CONNECTIONS_MAX: usize = 8;
 
+/// For so long a copy waits while those of other messages have all of these.
+const CONNECTION_PATIENCE: Duration = Duration::from_secs(30 * 60);
+
 /// Pauses before the attempts. The first one lets a provider store a copy of its own, which is looked
 /// for.
 const PAUSES: [Duration; 4] = [
@@ -279,10 +282,21 @@ impl Task {
     }
 
     async fn attempt(&mut self) -> Result<SentCopyResult, Failure> {
-        let turn = self.logins.turn(&self.upstream, &self.credential).await?;
-        // Who waits for a turn keeps nobody else from connecting. It is never closed.
         let means = self.copying.means.clone();
-        let _connection = means.connections.acquire().await;
+        // Who waits for a turn keeps nobody else from connecting, and who waits for a connection keeps nobody from
+        // the turn, whose patience is only for an upstream that is being asked.
+        let (turn, _connection) = loop {
+            let turn = self.logins.turn(&self.upstream, &self.credential).await?;
+            if let Ok(connection) = means.connections.try_acquire() {
+                break (turn, connection);
+            }
+            drop(turn);
+            let free = timeout(CONNECTION_PATIENCE, means.connections.acquire()).await;
+            if free.is_err() {
+                let cause = "copies of other messages have all connections to the mailboxes";
+                return Err(FailureKind::UpstreamUnreachable.because(cause));
+            }
+        };
         let name = &self.upstream.settings().name;
         let _open = self.metrics.upstream_connection(name, "in_use");
         let mut imap = turn.log_in(&self.upstream, &self.credential).await?;
@@ -354,14 +368,25 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn an_upstream_that_hangs_keeps_no_copy_from_another() {
-        crate::tls::install_provider();
-        let dialer = Arc::new(BlackHole::default());
-        let metrics = Arc::new(Metrics::new(&["hangs", "other"], &[]).expect("sound families"));
-        let copies = SentCopies::new(1024);
-        let folder = tempfile::tempdir().expect("a folder");
-        let [hanging, other] = ["hangs", "other"].map(|name| {
+    struct Scene {
+        dialer: Arc<BlackHole>,
+        metrics: Arc<Metrics>,
+        copies: SentCopies,
+        folder: tempfile::TempDir,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            crate::tls::install_provider();
+            Self {
+                dialer: Arc::default(),
+                metrics: Arc::new(Metrics::new(&["hangs", "other"], &[]).expect("sound families")),
+                copies: SentCopies::new(1024),
+                folder: tempfile::tempdir().expect("a folder"),
+            }
+        }
+
+        fn upstream(&self, name: &str) -> Arc<Upstream> {
             let endpoint = Endpoint {
                 service: Service::Imap,
                 host: name.to_owned(),
@@ -370,20 +395,16 @@ mod tests {
             };
             let settings = Arc::new(config::Upstream::new(name, endpoint));
             let limit = Duration::from_secs(30);
-            let upstream = Upstream::new(settings, limit, dialer.clone(), metrics.clone());
+            let (dialer, metrics) = (self.dialer.clone(), self.metrics.clone());
+            let upstream = Upstream::new(settings, limit, dialer, metrics);
             Arc::new(upstream.expect("the system's roots"))
-        });
-        for number in 0..=2 * CONNECTIONS_MAX {
-            let upstream = match number < 2 * CONNECTIONS_MAX {
-                true => hanging.clone(),
-                false => other.clone(),
-            };
-            let means = copies.means(&upstream);
-            let spool = Spool::create(folder.path(), &means.spools).await;
-            // One login at a time asks the upstream.
-            let login = format!("user{number}");
+        }
+
+        async fn task(&self, upstream: &Arc<Upstream>, login: &str) -> Task {
+            let means = self.copies.means(upstream);
+            let spool = Spool::create(self.folder.path(), &means.spools).await;
             let secret = Secret::new(b"secret".to_vec());
-            let task = Task {
+            Task {
                 copying: Copying {
                     means,
                     spool: spool.expect("created"),
@@ -392,19 +413,56 @@ mod tests {
                     begun: Instant::now(),
                     begun_since: Day::yesterday(),
                 },
-                upstream,
+                upstream: upstream.clone(),
                 credential: Credential::password(login.as_bytes(), secret).expect("sound"),
                 session: SessionId::new(),
-                metrics: metrics.clone(),
-                logins: copies.logins.clone(),
+                metrics: self.metrics.clone(),
+                logins: self.copies.logins.clone(),
                 draining: CancellationToken::new(),
+            }
+        }
+
+        fn dialled(&self) -> HashMap<String, usize> {
+            self.dialer.0.lock().expect("no panic").clone()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upstream_that_hangs_keeps_no_copy_from_another() {
+        let scene = Scene::new();
+        let [hanging, other] = ["hangs", "other"].map(|name| scene.upstream(name));
+        for number in 0..=2 * CONNECTIONS_MAX {
+            let upstream = match number < 2 * CONNECTIONS_MAX {
+                true => &hanging,
+                false => &other,
             };
-            copies.tasks.spawn(task.run());
+            // One login at a time asks the upstream.
+            let task = scene.task(upstream, &format!("user{number}")).await;
+            scene.copies.tasks.spawn(task.run());
         }
         sleep(PAUSES[0] + Duration::from_secs(1)).await;
-        let dialled = dialer.0.lock().expect("no panic").clone();
         let expected = [("hangs", CONNECTIONS_MAX), ("other", 1)];
         let expected = expected.map(|(name, dialled)| (name.to_owned(), dialled));
-        assert_eq!(dialled, HashMap::from(expected));
+        assert_eq!(scene.dialled(), HashMap::from(expected));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_connection_keeps_nobody_from_the_turn() {
+        let scene = Scene::new();
+        let upstream = scene.upstream("other");
+        let means = scene.copies.means(&upstream);
+        let all = means.connections.acquire_many(CONNECTIONS_MAX as u32).await;
+        let waiting: Vec<_> = [
+            scene.task(&upstream, "joe").await,
+            scene.task(&upstream, "joe").await,
+        ]
+        .into_iter()
+        .map(|mut task| tokio::spawn(async move { task.attempt().await.map(drop) }))
+        .collect();
+        sleep(CONNECTION_PATIENCE / 2).await;
+        assert!(waiting.iter().all(|attempt| !attempt.is_finished()));
+        drop(all);
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(scene.dialled().get("other"), Some(&1), "one asks");
     }
 }
