@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -176,6 +177,22 @@ fn no_certificate_begins_a_line_of_the_log() {
 }
 
 /// SECURITY T6: what popgate offers an upstream, read as it comes (RFC 8446 §4.1.2).
+/// The next connection, which must come in time.
+fn accept_within(listener: &TcpListener, limit: Duration) -> TcpStream {
+    listener.set_nonblocking(true).expect("a mode");
+    let ends = Instant::now() + limit;
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false).expect("a mode");
+                return stream;
+            }
+            Err(_) if Instant::now() < ends => thread::sleep(Duration::from_millis(10)),
+            Err(error) => panic!("no connection: {error}"),
+        }
+    }
+}
+
 #[test]
 fn an_upstream_is_offered_tls_1_2_and_1_3_and_nothing_weak() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
@@ -186,7 +203,7 @@ fn an_upstream_is_offered_tls_1_2_and_1_3_and_nothing_weak() {
     client.say("USER joe@listening");
     client.expect("+OK");
     client.say("PASS secret");
-    let (mut stream, _) = listener.accept().expect("a connection");
+    let mut stream = accept_within(&listener, PATIENCE);
     stream.set_read_timeout(Some(PATIENCE)).expect("a limit");
     let mut header = [0; 5];
     stream.read_exact(&mut header).expect("a record");
