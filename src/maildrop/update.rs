@@ -166,61 +166,25 @@ mod tests {
             read_only: true,
             ..all
         };
+        let flag = Some(Removal::Flag);
+        let [expunge, keyword, memory] = [
+            Some(Removal::Expunge),
+            Some(Removal::HideByKeyword),
+            Some(Removal::HideInMemory),
+        ];
+        let moved = [
+            Some(Removal::Move),
+            Some(Removal::CopyThenExpunge),
+            Some(Removal::CopyThenFlag),
+            None,
+        ];
         for (policy, [with_all, without_move, with_neither, when_read_only]) in [
-            (
-                "expunge",
-                [
-                    Some(Removal::Expunge),
-                    Some(Removal::Expunge),
-                    Some(Removal::Flag),
-                    None,
-                ],
-            ),
-            (
-                "trash",
-                [
-                    Some(Removal::Move),
-                    Some(Removal::CopyThenExpunge),
-                    Some(Removal::CopyThenFlag),
-                    None,
-                ],
-            ),
-            (
-                "archive",
-                [
-                    Some(Removal::Move),
-                    Some(Removal::CopyThenExpunge),
-                    Some(Removal::CopyThenFlag),
-                    None,
-                ],
-            ),
-            (
-                "move:Old",
-                [
-                    Some(Removal::Move),
-                    Some(Removal::CopyThenExpunge),
-                    Some(Removal::CopyThenFlag),
-                    None,
-                ],
-            ),
-            (
-                "flag",
-                [
-                    Some(Removal::Flag),
-                    Some(Removal::Flag),
-                    Some(Removal::Flag),
-                    None,
-                ],
-            ),
-            (
-                "keep",
-                [
-                    Some(Removal::HideByKeyword),
-                    Some(Removal::HideByKeyword),
-                    Some(Removal::HideInMemory),
-                    Some(Removal::HideInMemory),
-                ],
-            ),
+            ("expunge", [expunge, expunge, flag, None]),
+            ("trash", moved),
+            ("archive", moved),
+            ("move:Old", moved),
+            ("flag", [flag, flag, flag, None]),
+            ("keep", [keyword, keyword, memory, memory]),
         ] {
             let parsed: DeletePolicy = policy.parse().expect(policy);
             assert_eq!(parsed.to_string(), policy);
