@@ -161,10 +161,6 @@ async fn obey(
     ) {
         record.was_mail_postponed = false;
     }
-    let (code, enhanced, text) = match record.was_mail_postponed {
-        true => POSTPONED,
-        false => (530, "5.7.0", "log in first"),
-    };
     match command {
         Command::Ehlo(name) => {
             *introduction = Some(Introduction {
@@ -194,22 +190,12 @@ async fn obey(
         Command::Mail(..) if needs_no_login(client, gateway) => {
             return Ok(Some(Negotiated::Mail(command, started)));
         }
-        // Whatever follows it is a message, and nothing that we may take for commands.
-        Command::Bdat { .. } => {
-            record.refuse(client, code, enhanced, text);
-            return Err(SessionEnd::OutOfStep);
-        }
-        Command::Rcpt(..) if record.was_mail_postponed => {
-            record.refuse(client, code, enhanced, text);
-        }
-        // Here it follows for those who do not wait.
-        Command::Data if record.was_mail_postponed => {
-            record.refuse(client, code, enhanced, text);
-            record.data_refused(client)?;
-        }
-        Command::Mail(..) | Command::Rcpt(..) | Command::Data | Command::Vrfy | Command::Help => {
-            record.misplaced(client, code, enhanced, text)?;
-        }
+        Command::Mail(..)
+        | Command::Rcpt(..)
+        | Command::Data
+        | Command::Bdat { .. }
+        | Command::Vrfy
+        | Command::Help => want_login(&command, client, record)?,
         Command::Rset | Command::Noop => reply::say(client.lines.output(), 250, "2.0.0", "fine"),
         Command::Quit => {
             reply::say(client.lines.output(), 221, "2.0.0", "bye");
@@ -217,6 +203,36 @@ async fn obey(
         }
     }
     Ok(None)
+}
+
+/// 530 (RFC 4954 §6), or what was said to a MAIL that needs no login, for what is pipelined behind it.
+fn want_login(
+    command: &Command,
+    client: &mut Client,
+    record: &mut Record,
+) -> Result<(), SessionEnd> {
+    let is_postponed = record.was_mail_postponed;
+    let (code, enhanced, text) = match is_postponed {
+        true => POSTPONED,
+        false => (530, "5.7.0", "log in first"),
+    };
+    match command {
+        // Whatever follows it is a message, and nothing that we may take for commands.
+        Command::Bdat { .. } => {
+            record.refuse(client, code, enhanced, text);
+            Err(SessionEnd::OutOfStep)
+        }
+        Command::Rcpt(..) if is_postponed => {
+            record.refuse(client, code, enhanced, text);
+            Ok(())
+        }
+        // Here it follows for those who do not wait.
+        Command::Data if is_postponed => {
+            record.refuse(client, code, enhanced, text);
+            record.data_refused(client)
+        }
+        _ => record.misplaced(client, code, enhanced, text),
+    }
 }
 
 /// STARTTLS (RFC 3207 §4): what was said before TLS is forgotten.
