@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
@@ -285,13 +285,14 @@ impl Task {
         let means = self.copying.means.clone();
         // Who waits for a turn keeps nobody else from connecting, and who waits for a connection keeps nobody from
         // the turn, whose patience is only for an upstream that is being asked.
+        let patience_ends = Instant::now() + CONNECTION_PATIENCE;
         let (turn, _connection) = loop {
             let turn = self.logins.turn(&self.upstream, &self.credential).await?;
             if let Ok(connection) = means.connections.try_acquire() {
                 break (turn, connection);
             }
             drop(turn);
-            let free = timeout(CONNECTION_PATIENCE, means.connections.acquire()).await;
+            let free = timeout_at(patience_ends, means.connections.acquire()).await;
             if free.is_err() {
                 let cause = "copies of other messages have all connections to the mailboxes";
                 return Err(FailureKind::UpstreamUnreachable.because(cause));
