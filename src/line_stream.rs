@@ -3,17 +3,19 @@
 //! Output is flushed only when a wait for input begins, so that pipelined commands get their replies
 //! in one packet without any code of their own.
 
+mod pieces;
+
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
+use std::io;
 use std::ops::Range;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, timeout, timeout_at};
 use zeroize::Zeroize;
+
+use pieces::Pieces;
 
 /// Octets asked for by one read while a stream rests: a command, since a session that waits keeps them.
 const READ_OCTETS_RESTING: usize = 128;
@@ -33,9 +35,6 @@ pub const OUTPUT_OCTETS_MAX: usize = 32 * 1024;
 /// Octets of room that a buffer may keep while nothing is in it: what a large message passes through, and not
 /// what one long line or reply took.
 const ROOM_OCTETS_MAX: usize = 2 * READ_OCTETS_MAX;
-
-/// Pieces that are handed to the transport together.
-const PIECES_AT_ONCE: usize = 64;
 
 /// What a conversation runs over: a socket, TLS on a socket, or a pipe in a test.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -514,9 +513,8 @@ impl LineStream {
             let octets = pieces.iter().map(|piece| piece.len()).sum();
             tapped.tap.said_octets(octets);
         }
-        let mut left = Pieces { sent: 0, pieces };
-        left.skip(0);
-        while !left.pieces.is_empty() {
+        let mut left = Pieces::new(pieces);
+        while !left.is_empty() {
             self.unflushed = true;
             let write = poll_fn(|context| left.poll_write(&mut self.stream, context));
             match timeout(self.stall_limit, write).await {
@@ -563,43 +561,6 @@ fn wipe(octets: &mut Vec<u8>) {
     octets.spare_capacity_mut().zeroize();
 }
 
-/// What is left to be sent of some pieces.
-struct Pieces<'a> {
-    /// How much of the first has been sent.
-    sent: usize,
-    pieces: &'a [&'a [u8]],
-}
-
-impl Pieces<'_> {
-    /// So many octets more have been sent, and no piece without an octet comes next.
-    fn skip(&mut self, octets: usize) {
-        self.sent += octets;
-        while let Some((first, rest)) = self.pieces.split_first()
-            && first.len() <= self.sent
-        {
-            self.sent -= first.len();
-            self.pieces = rest;
-        }
-    }
-
-    /// As many as go at once.
-    fn poll_write(
-        &self,
-        stream: &mut Box<dyn ByteStream>,
-        context: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
-        let mut slices = [IoSlice::new(&[]); PIECES_AT_ONCE];
-        for (slice, piece) in slices.iter_mut().zip(self.pieces) {
-            *slice = IoSlice::new(piece);
-        }
-        if let Some(first) = self.pieces.first() {
-            slices[0] = IoSlice::new(&first[self.sent..]);
-        }
-        let count = self.pieces.len().min(PIECES_AT_ONCE);
-        Pin::new(stream).poll_write_vectored(context, &slices[..count])
-    }
-}
-
 /// A password may be in either buffer.
 impl Drop for LineStream {
     fn drop(&mut self) {
@@ -610,6 +571,9 @@ impl Drop for LineStream {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
     use super::*;
     use tokio::io::duplex;
 
@@ -811,13 +775,16 @@ mod tests {
             });
             let mut stream = LineStream::new(Box::new(ours), LIMIT);
             stream.output().extend_from_slice(b"+OK\r\n");
-            let pieces = [&b""[..], b"abc", b"", b".", b"d", b""].repeat(PIECES_AT_ONCE);
+            let pieces = [&b""[..], b"abc", b"", b".", b"d", b""].repeat(pieces::PIECES_AT_ONCE);
             stream.send(&pieces).await.expect("taken");
             stream.send(&[]).await.expect("nothing");
-            assert_eq!(stream.octets_written(), 5 + 5 * PIECES_AT_ONCE as u64);
+            assert_eq!(
+                stream.octets_written(),
+                5 + 5 * pieces::PIECES_AT_ONCE as u64
+            );
             drop(stream);
             let all = reader.await.expect("no panic").expect("read");
-            let sent = b"abc.d".repeat(PIECES_AT_ONCE);
+            let sent = b"abc.d".repeat(pieces::PIECES_AT_ONCE);
             assert!(all.strip_prefix(b"+OK\r\n") == Some(&sent[..]), "{room}");
         }
     }
